@@ -1,0 +1,47 @@
+# HeteroSync: every target makes its own environment on first use. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+STAMP   = $(VENV)/.installed
+UV_VERSION = 0.13.9
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long check bench lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "HeteroSync needs Python 3.11 or newer; run `make PYTHON=python3.12 ...` with one that is.")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## three hospitals train together on this machine (ARGS="--rounds 5")
+	$(BIN)/hsl demo $(ARGS)
+
+test: $(STAMP) ## every test that runs in minutes
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(STAMP) ## the long forms as well
+	$(BIN)/python -m pytest -m long $(ARGS)
+
+check: $(STAMP) ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## measured comparisons, JSON lines under benchmarks/results
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lock: $(STAMP) ## pin and hash the dependencies anew
+	$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-header --quiet --upgrade --extra coordinator --extra hub -o requirements/coordinator.txt
+	$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-header --quiet --upgrade --extra node -o requirements/node.txt
+	$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-header --quiet --upgrade --all-extras --group dev -o requirements/dev.txt
+
+clean: ## forget the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

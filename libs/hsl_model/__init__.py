@@ -1,0 +1,1 @@
+"""What the coordinator, the node agent and the studies share: the protocol, the network, the methods and fusion."""

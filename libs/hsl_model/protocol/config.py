@@ -1,0 +1,164 @@
+"""What a run declares: everything that decides its result, and nothing a site may choose for itself."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from hsl_model.protocol.errors import ConfigError
+from hsl_model.protocol.methods import OptionValue, checked_options, method_facts
+from hsl_model.protocol.paths import NODE_ID_PATTERN, SHA256_PATTERN
+
+
+class Message(BaseModel):
+    """Frozen, no unknown keys, no NaN or infinity: the base of everything that crosses a boundary."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+NodeId = Annotated[str, Field(pattern=NODE_ID_PATTERN)]
+Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
+
+
+class TaskConfig(Message):
+    """The primary task by name. A site maps its own classes to these two; never by index."""
+
+    task_id: str = Field(min_length=1, max_length=64)
+    positive_class: str = Field(min_length=1, max_length=64)
+    negative_class: str = Field(min_length=1, max_length=64)
+    modality: str = Field(min_length=1, max_length=64, description="e.g. radiograph, ultrasound")
+    channels: Literal[1, 3] = 1
+    height: int = Field(default=224, ge=16, le=1024, description="pixels")
+    width: int = Field(default=224, ge=16, le=1024, description="pixels")
+    orientation: Literal["as_stored", "upright"] = "as_stored"
+
+    @model_validator(mode="after")
+    def _two_classes(self) -> Self:
+        if self.positive_class == self.negative_class:
+            raise ValueError("positive_class and negative_class must differ")
+        return self
+
+
+class MethodConfig(Message):
+    name: str = "hsl"
+    options: dict[str, OptionValue] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        try:
+            options = checked_options(str(given.get("name", "hsl")), given.get("options") or {})
+        except ConfigError as error:
+            raise ValueError(error.sentence()) from error
+        return {**given, "options": options}
+
+
+class NetworkConfig(Message):
+    """The network. The defaults are the published MMoE (methods.md 2.1): 23,723,650 parameters with `resnet18`."""
+
+    architecture: Literal["mmoe", "trunk", "plain"] | None = Field(
+        default=None, description="None: the method's own (hsl: mmoe; the others: plain, one encoder and one logit)"
+    )
+    encoder: Literal["resnet18", "resnet_small"] = "resnet18"
+    encoders: Literal["separate", "shared"] = "separate"
+    normalisation: Literal["batch", "group"] = "batch"
+    embedding: Literal["softmax", "layernorm"] = "softmax"
+    temperature: float = Field(default=3.0, gt=0)
+    temperature_on: Literal["embedding", "gate"] = "embedding"
+    mixture_scale: float = Field(default=1.0, gt=0, description="multiplies the joint embedding (methods.md H9)")
+    num_experts: int = Field(default=12, ge=1, le=64)
+
+
+class TrainingConfig(Message):
+    """Equal for every node and method of a comparison. A site may only split a batch into micro-batches."""
+
+    batch_size: int = Field(default=64, ge=2, le=4096)
+    local_epochs: int = Field(default=5, ge=1, le=100, description="local epochs a round")
+    images_per_epoch: int | None = Field(
+        default=None, ge=2, description="None: max(training cases, SAT cases), as published; steps = ceil(this / batch)"
+    )
+    balanced_sampler: bool = True
+    augment: bool = True
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Literal["cosine", "cosine_restarts", "constant"] = "cosine"
+    schedule_period_epochs: int = Field(default=10, ge=1)
+    learning_rate_floor: float = Field(default=0.1, ge=0, le=1, description="share of learning_rate")
+    share_epoch: Literal["best", "last"] = "best"
+    mixed_precision: bool = Field(default=True, description="on GPUs; on CPU training is float32")
+    num_anchors: int = Field(default=16, ge=2, le=256, description="fixed SAT images that score a single image")
+
+
+class ConvergenceConfig(Message):
+    """Stop after `patience` fusions in a row whose mean validation AUC improves by less than `min_improvement`."""
+
+    enabled: bool = True
+    patience: int = Field(default=3, ge=1)
+    min_improvement: float = Field(default=0.005, ge=0)
+    min_rounds: int = Field(default=6, ge=1)
+
+
+class QuorumConfig(Message):
+    """What a deadline may freeze without: never fewer nodes or cases, never without a required node."""
+
+    min_nodes: int = Field(default=2, ge=1)
+    min_cases: int = Field(default=0, ge=0, description="training cases summed over the plan")
+    required_nodes: tuple[NodeId, ...] = ()
+
+
+class InitialWeights(Message):
+    """Round 0: built from `seed` by the first member, or the published file with this digest."""
+
+    seed: int | None = Field(default=0, ge=0, lt=2**63)
+    file_sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.seed is None) == (self.file_sha256 is None):
+            raise ValueError("give exactly one of seed and file_sha256 (set seed to null to start from a file)")
+        return self
+
+
+class RunConfig(Message):
+    name: str = Field(min_length=1, max_length=120)
+    task: TaskConfig
+    nodes: tuple[NodeId, ...] = Field(min_length=1, description="invited; each becomes a member when its site accepts")
+    method: MethodConfig = Field(default_factory=lambda: MethodConfig(name="hsl"))
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    seed: int = Field(default=0, ge=0, lt=2**63, description="keys every random stream of the training")
+    num_rounds: int = Field(default=20, ge=1, le=100_000)
+    convergence: ConvergenceConfig = Field(default_factory=ConvergenceConfig)
+    quorum: QuorumConfig = Field(default_factory=QuorumConfig)
+    round_deadline_s: float | None = Field(default=None, gt=0, description="None: wait for every member")
+    report_deadline_s: float | None = Field(default=None, gt=0, description="None: wait for every member's report")
+    fusers: Literal["all"] = "all"
+    initial: InitialWeights = Field(default_factory=InitialWeights)
+    sat_digest: Sha256 | None = None
+
+    @field_validator("nodes")
+    @classmethod
+    def _sorted_unique(cls, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(nodes)) != len(nodes):
+            raise ValueError("a node is named twice")
+        return tuple(sorted(nodes))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if strangers := sorted(set(self.quorum.required_nodes) - set(self.nodes)):
+            raise ValueError(f"required_nodes not among nodes: {', '.join(strangers)}")
+        if self.quorum.min_nodes > len(self.nodes):
+            raise ValueError(f"quorum.min_nodes is {self.quorum.min_nodes}, but only {len(self.nodes)} nodes are named")
+        if self.architecture == "mmoe" and self.sat_digest is None:
+            raise ValueError("the mmoe network needs a shared anchor task: give sat_digest (`hsl data sat` prints it)")
+        if self.method.name == "hsl" and self.architecture != "mmoe":
+            raise ValueError(
+                "method hsl needs network.architecture mmoe; for No-AL use method swarm with trunk or plain"
+            )
+        return self
+
+    @property
+    def architecture(self) -> Literal["mmoe", "trunk", "plain"]:
+        return self.network.architecture or method_facts(self.method.name).default_architecture

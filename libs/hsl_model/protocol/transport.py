@@ -1,0 +1,30 @@
+"""Who sends what, beside the bodies: paths and headers of the coordinator's API that both sides must spell alike."""
+
+API = "/api/v1"
+BOOT_NUMBER_HEADER = "X-HSL-Boot"  # raised at each start of an agent, kept in its journal
+BOOT_ID_HEADER = "X-HSL-Boot-Id"  # drawn at each start: tells two live agents with one identity apart
+
+ENROL = f"{API}/enrol"
+DESIRED = f"{API}/node/desired"
+HEARTBEAT = f"{API}/node/heartbeat"
+PUBLISHED = f"{API}/node/published"
+
+
+def accept(run_id: str) -> str:
+    return f"{API}/node/runs/{run_id}/accept"
+
+
+def withdraw(run_id: str) -> str:
+    return f"{API}/node/runs/{run_id}/withdraw"
+
+
+def announce(run_id: str, round_number: int) -> str:
+    return f"{API}/node/runs/{run_id}/rounds/{round_number}/announce"
+
+
+def refusals(run_id: str, round_number: int) -> str:
+    return f"{API}/node/runs/{run_id}/rounds/{round_number}/refusals"
+
+
+def fusion(run_id: str, round_number: int) -> str:
+    return f"{API}/node/runs/{run_id}/rounds/{round_number}/fusion"

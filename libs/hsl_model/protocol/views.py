@@ -1,0 +1,127 @@
+"""What the coordinator shows an admin: the answers of its listing endpoints, read by command line and dashboards."""
+
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from pydantic import Field
+
+from hsl_model.protocol.config import Message, NodeId, RunConfig
+from hsl_model.protocol.manifest import UpdateMetrics
+from hsl_model.protocol.messages import FusionPlan, Progress, RoundCosts, TruthCounts, ValidationMetrics
+from hsl_model.protocol.states import (
+    MembershipStatus,
+    NodeHealth,
+    NodePhase,
+    NodeStatus,
+    ParticipationStatus,
+    RoundStatus,
+    RunStatus,
+)
+
+Item = TypeVar("Item")
+
+
+class Page(Message, Generic[Item]):
+    """One page of a list, ordered by id or time. `total` counts what the filter matches."""
+
+    items: tuple[Item, ...]
+    total: int
+    offset: int
+    limit: int
+
+
+class NodeView(Message):
+    node_id: NodeId
+    display_name: str
+    status: NodeStatus
+    health: NodeHealth
+    phase: NodePhase | None
+    run_id: str | None
+    round_number: int | None
+    progress: Progress | None
+    waiting: str | None = Field(description="what the node says it waits for")
+    failure: str | None
+    paused_by_site: bool
+    duplicate_instance: bool = Field(description="a second live agent was refused; release it with `hsl nodes release`")
+    boot_number: int | None
+    last_seen_s: float | None = Field(description="seconds since the last contact")
+    signing_public_key: str | None
+    created_at: datetime
+    enrolled_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NodeCreated(Message):
+    """The one answer that carries the code; the coordinator keeps only its hash."""
+
+    node_id: NodeId
+    code: str
+    expires_in_s: float
+
+
+class MemberView(Message):
+    node_id: NodeId
+    status: MembershipStatus
+    counts: TruthCounts | None
+
+
+class RunView(Message):
+    run_id: str
+    name: str
+    status: RunStatus
+    reason: str | None
+    waiting: str | None = Field(description="what is missing, who must act, since when")
+    round_number: int | None = Field(description="the newest round")
+    num_rounds: int
+    best_round: int | None
+    best_mean_auc: float | None
+    config: RunConfig
+    members: tuple[MemberView, ...]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class ParticipationView(Message):
+    """One line of a round's participation record: who, cases, steps, weight, excluded and why."""
+
+    node_id: NodeId
+    status: ParticipationStatus
+    reason: str | None
+    update_sha256: str | None
+    update_bytes: int | None
+    num_cases: int | None
+    weight: float | None
+    metrics: UpdateMetrics | None
+    fused_digest: str | None
+    plan_version: int | None = Field(description="of the plan the fusion report speaks of")
+    validation: ValidationMetrics | None
+    costs: RoundCosts | None
+
+
+class RoundView(Message):
+    run_id: str
+    round_number: int
+    status: RoundStatus
+    reason: str | None
+    waiting: str | None
+    plan: FusionPlan | None
+    fused_digest: str | None
+    fused_file_sha256: str | None
+    mean_auc: float | None = Field(description="mean over nodes of the validation AUC after fusion")
+    participations: tuple[ParticipationView, ...]
+    opened_at: datetime
+    frozen_at: datetime | None
+    completed_at: datetime | None
+    deadline_in_s: float | None
+
+
+class EventView(Message):
+    event_id: int
+    at: datetime
+    kind: str
+    actor: str
+    run_id: str | None
+    round_number: int | None
+    node_id: str | None
+    data: dict[str, str | int | float | bool | None]
