@@ -1,0 +1,1 @@
+"""The alliance's ledger: runs, rounds, nodes and events behind REST. It never sees an image or a weight."""

@@ -41,7 +41,7 @@ class Choice:
         return self.choices[0]
 
     def check(self, value: OptionValue) -> OptionValue:
-        if value not in self.choices or isinstance(value, int) != isinstance(self.default, int):
+        if value not in self.choices or type(value) is not type(self.default):
             raise ConfigError(reason=f"{value!r} is not one of {', '.join(map(repr, self.choices))}")
         return value
 
