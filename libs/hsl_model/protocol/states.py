@@ -106,7 +106,12 @@ _GONE = frozenset({ParticipationStatus.EXCLUDED, ParticipationStatus.FAILED})
 
 PARTICIPATION_TRANSITIONS: Mapping[ParticipationStatus, frozenset[ParticipationStatus]] = {
     ParticipationStatus.ASSIGNED: _GONE
-    | {ParticipationStatus.TRAINING, ParticipationStatus.UPLOADING, ParticipationStatus.ANNOUNCED},
+    | {
+        ParticipationStatus.TRAINING,
+        ParticipationStatus.UPLOADING,
+        ParticipationStatus.ANNOUNCED,
+        ParticipationStatus.FUSING,  # round 0: everyone fuses the initial weights, one member announced them
+    },
     ParticipationStatus.TRAINING: _GONE
     | {ParticipationStatus.ASSIGNED, ParticipationStatus.UPLOADING, ParticipationStatus.ANNOUNCED},
     ParticipationStatus.UPLOADING: _GONE | {ParticipationStatus.TRAINING, ParticipationStatus.ANNOUNCED},
@@ -114,7 +119,15 @@ PARTICIPATION_TRANSITIONS: Mapping[ParticipationStatus, frozenset[ParticipationS
     ParticipationStatus.FUSING: _GONE | {ParticipationStatus.FUSED},
     ParticipationStatus.FUSED: _GONE | {ParticipationStatus.FUSING},  # a newer plan version: fuse again
     ParticipationStatus.EXCLUDED: frozenset(),
-    ParticipationStatus.FAILED: frozenset({ParticipationStatus.ASSIGNED}),  # the site retries
+    ParticipationStatus.FAILED: frozenset(
+        {ParticipationStatus.ASSIGNED, ParticipationStatus.EXCLUDED}  # the site retries; it left, or retried too late
+    ),
+}
+
+MEMBERSHIP_TRANSITIONS: Mapping[MembershipStatus, frozenset[MembershipStatus]] = {
+    MembershipStatus.INVITED: frozenset({MembershipStatus.ACCEPTED, MembershipStatus.WITHDRAWN}),
+    MembershipStatus.ACCEPTED: frozenset({MembershipStatus.WITHDRAWN}),
+    MembershipStatus.WITHDRAWN: frozenset(),  # a repeated "accept" that was under way cannot undo it
 }
 
 _ROUND_TRIP = (

@@ -1,0 +1,96 @@
+"""The batches of a round: keyed by (seed, node, round, epoch or step, purpose), so any one can be made at any time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hsl_model.augment import augment, normalise, to_unit
+from hsl_model.data import ImageSet, SiteData
+from hsl_model.protocol.config import RunConfig
+from hsl_model.protocol.errors import ConfigError
+from hsl_model.round_work import RoundSpec
+from hsl_model.sampler import Indices, balance, epoch_order, num_images, num_steps
+from hsl_model.seeding import generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step trains on. Images (B, C, H, W) float32 normalised; labels (B,) float32 of 0 and 1.
+
+    `sat_images` is the network's second input, None where it has none; `sat_labels` is None where it has no loss.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sat_images: Tensor | None = None
+    sat_labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def part(self, where: slice) -> "Batch":
+        """A micro-batch."""
+        sat_images = None if self.sat_images is None else self.sat_images[where]
+        sat_labels = None if self.sat_labels is None else self.sat_labels[where]
+        return Batch(self.images[where], self.labels[where], sat_images, sat_labels)
+
+
+class PairLoader:
+    """Pairs of a primary and a SAT batch (methods.md 2.2). Holds nothing that a resume would need."""
+
+    def __init__(self, spec: RoundSpec, data: SiteData, device: str) -> None:
+        config = spec.config
+        check_images(config, data)
+        self._spec, self._data, self._device = spec, data, device
+        self._has_sat = config.architecture == "mmoe"
+        self._num_images = num_images(
+            config.training.images_per_epoch, len(data.training), len(data.sat) if data.sat is not None else 0
+        )
+        self.steps_per_epoch = num_steps(self._num_images, config.training.batch_size)
+        self._epoch = -1
+        self._primary_order: Indices = np.empty(0, dtype=np.int64)
+        self._sat_order: Indices = np.empty(0, dtype=np.int64)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Batch `step` of `epoch`, both counted from 0 within the round and within the epoch."""
+        self._begin_epoch(epoch)
+        size = self._spec.config.training.batch_size
+        where = slice(step * size, min((step + 1) * size, self._num_images))
+        step_in_round = epoch * self.steps_per_epoch + step
+        images, labels = self._fetch(self._data.training, self._primary_order[where], step_in_round, "primary")
+        if not self._has_sat or self._data.sat is None:
+            return Batch(images, labels)
+        return Batch(images, labels, *self._fetch(self._data.sat, self._sat_order[where], step_in_round, "sat"))
+
+    def _begin_epoch(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        key = (*self._spec.key, epoch)
+        labels = np.asarray(self._data.training.labels)
+        self._primary_order = epoch_order(len(labels), self._num_images, generator(*key, "primary order"))
+        if self._spec.config.training.balanced_sampler:
+            self._primary_order = balance(self._primary_order, labels, generator(*key, "balance"))
+        if self._has_sat and self._data.sat is not None:
+            self._sat_order = epoch_order(len(self._data.sat), self._num_images, generator(*key, "sat order"))
+
+    def _fetch(self, cases: ImageSet, indices: Indices, step: int, task: str) -> tuple[Tensor, Tensor]:
+        images = to_unit(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
+        if self._spec.config.training.augment:
+            images = augment(images, *self._spec.key, step, f"augment {task}")
+        labels = torch.from_numpy(cases.labels[indices].astype(np.float32)).to(self._device)
+        return normalise(images), labels
+
+
+def check_images(config: RunConfig, data: SiteData) -> None:
+    """Refuse data that is not of the run's task, before a long training starts on it."""
+    task = config.task
+    expected = (task.channels, task.height, task.width)
+    sets = {"training": data.training, "validation": data.validation, "test": data.test, "SAT": data.sat}
+    for name, cases in sets.items():
+        if cases is not None and cases.images.shape[1:] != expected:
+            raise ConfigError(reason=f"the {name} images are {cases.images.shape[1:]}; the task says {expected}")
+    if config.architecture == "mmoe" and (data.sat is None or not len(data.sat)):
+        raise ConfigError(reason="the mmoe network needs the shared anchor task; bind this site's SAT bundle")

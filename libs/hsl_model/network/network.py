@@ -1,0 +1,210 @@
+"""The three architectures behind one face.
+
+mmoe (published, methods.md 2.1)            trunk (No-AL, stricter)     plain (every CNN baseline)
+
+x1 -> E1 -> h1 -+- D1 --------> u1          x1 -> E1 -> h1              x1 -> backbone -> 512
+                |                |                       |                                 |
+                +-> e -> experts |                      D1                              linear
+                |   |      |     |                       |                                 |
+                |  gate1 --+-> t1 + u1 -> tower 1      tower 1                             z1
+                |  gate2 --+-> t2 + u2 -> tower 2        |
+                |                |                       z1
+x2 -> E2 -> h2 -+- D2 --------> u2
+
+Equal parts have equal tensor names in all three, and so equal initial values (`initialise`). Towers return logits.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hsl_model.network.encoders import NUM_FEATURES, Encoder, build_backbone, sat_statistics
+from hsl_model.network.mixture import NUM_TASK_FEATURES, Experts, Gate, JointEmbedding, Tower, mix, spread_ratio
+from hsl_model.protocol.config import NetworkConfig
+
+SCORING_BATCH = 8
+"""Images are scored in batches of exactly this size, the last one filled up: kernels choose their order of summation by
+the size of a batch, so with one size the score of an image has the same bits whoever is scored beside it."""
+
+
+@dataclass
+class NetworkOutput:
+    """Logits (B,) of one training step. `mixture_ratio`: sd(mixture) / sd(skip) of the primary task, detached."""
+
+    primary_logit: Tensor
+    sat_logit: Tensor | None = None
+    mixture_ratio: Tensor | None = None
+
+
+class Network(nn.Module, ABC):
+    architecture: ClassVar[str]
+
+    @abstractmethod
+    def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
+        """A pair of batches (B, C, H, W), float, normalised. `sat` is None unless the architecture is mmoe."""
+
+    @abstractmethod
+    def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
+        """Logits (B,) of one scoring batch, in evaluation."""
+
+    def anchor_features(self, sat: Tensor) -> Tensor:
+        """h2 of the anchors: (K, C, H, W) -> (K, 512), in evaluation. The caller keeps it until the weights change."""
+        del sat
+        raise ValueError(f"the {self.architecture} network has no shared anchor task")
+
+    @torch.no_grad()
+    def score(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
+        """Primary logits (B,) in evaluation, each the mean over the K anchors (K, 512); methods.md H8.
+
+        Deterministic, and independent of the rest of the batch. `anchors` None: mmoe pairs each image with itself (the
+        authors' demo, and the ablation No-SAT); trunk and plain have no second input and ignore it.
+        """
+        with self._evaluating():
+            slices = [
+                self._evaluate(_filled(part), anchors)[: len(part)] for part in torch.split(primary, SCORING_BATCH)
+            ]
+        return torch.cat(slices)
+
+    def normalisation_tensors(self) -> frozenset[str]:
+        """Names of all parameters and buffers of batch normalisation, by module type: names would miss
+        `downsample.1` (methods.md 4.6)."""
+        kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+        return frozenset(
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if isinstance(module, kinds)
+            for name in module.state_dict()
+        )
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+class MixtureNetwork(Network):
+    architecture = "mmoe"
+
+    def __init__(self, config: NetworkConfig, channels: int) -> None:
+        super().__init__()
+        shared = config.encoders == "shared"
+        self.primary_encoder = Encoder(build_backbone(config, channels, two_domains=shared))
+        self.sat_encoder = None if shared else Encoder(build_backbone(config, channels))
+        self.primary_skip = nn.Linear(NUM_FEATURES, NUM_TASK_FEATURES)
+        self.sat_skip = nn.Linear(NUM_FEATURES, NUM_TASK_FEATURES)
+        self.embedding = JointEmbedding(config)
+        self.experts = Experts(config.num_experts)
+        self.primary_gate = Gate(config)
+        self.sat_gate = Gate(config)
+        self.primary_tower = Tower()
+        self.sat_tower = Tower()
+
+    def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
+        if sat is None:
+            raise ValueError("the mmoe network needs a batch of the shared anchor task beside the primary one")
+        primary_features, sat_features = self.primary_encoder(primary), self._encode_sat(sat)
+        embedding = self.embedding(primary_features, sat_features)
+        experts = self.experts(embedding)
+        primary_gate = self.primary_gate(embedding)
+        primary_skip = self.primary_skip(primary_features)
+        sat_mixture = mix(self.sat_gate(embedding), experts)
+        with torch.no_grad():
+            mixture_ratio = spread_ratio(mix(primary_gate, self.experts.without_dropout(embedding)), primary_skip)
+        return NetworkOutput(
+            primary_logit=self.primary_tower(mix(primary_gate, experts) + primary_skip),
+            sat_logit=self.sat_tower(sat_mixture + self.sat_skip(sat_features)),
+            mixture_ratio=mixture_ratio,
+        )
+
+    @torch.no_grad()
+    def anchor_features(self, sat: Tensor) -> Tensor:
+        with self._evaluating():
+            return self._encode_sat(sat)
+
+    def _encode_sat(self, sat: Tensor) -> Tensor:
+        encoder = self.primary_encoder if self.sat_encoder is None else self.sat_encoder
+        with sat_statistics(encoder):
+            features: Tensor = encoder(sat)
+        return features
+
+    def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
+        features = self.primary_encoder(primary)
+        partners = self._encode_sat(primary)[:, None] if anchors is None else anchors.expand(len(primary), -1, -1)
+        num_partners = partners.shape[1]
+        repeated = features.repeat_interleave(num_partners, dim=0)
+        embedding = self.embedding(repeated, partners.flatten(0, 1))
+        mixture = mix(self.primary_gate(embedding), self.experts(embedding))
+        logits: Tensor = self.primary_tower(mixture + self.primary_skip(repeated))
+        return logits.view(-1, num_partners).mean(dim=1)
+
+
+class TrunkNetwork(Network):
+    architecture = "trunk"
+
+    def __init__(self, config: NetworkConfig, channels: int) -> None:
+        super().__init__()
+        self.primary_encoder = Encoder(build_backbone(config, channels))
+        self.primary_skip = nn.Linear(NUM_FEATURES, NUM_TASK_FEATURES)
+        self.primary_tower = Tower()
+
+    def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
+        del sat
+        return NetworkOutput(self.primary_tower(self.primary_skip(self.primary_encoder(primary))))
+
+    def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
+        return self.forward(primary, anchors).primary_logit
+
+
+class PlainEncoder(nn.Module):
+    """A backbone under the name it has in the other architectures."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.backbone(images)
+        return features
+
+
+class PlainNetwork(Network):
+    """11,177,025 parameters with ResNet-18 and three channels (methods.md 3)."""
+
+    architecture = "plain"
+
+    def __init__(self, config: NetworkConfig, channels: int) -> None:
+        super().__init__()
+        self.primary_encoder = PlainEncoder(build_backbone(config, channels))
+        self.head = nn.Linear(NUM_FEATURES, 1)
+
+    def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
+        del sat
+        return NetworkOutput(self.head(self.primary_encoder(primary)).squeeze(1))
+
+    def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
+        return self.forward(primary, anchors).primary_logit
+
+
+def _filled(images: Tensor) -> Tensor:
+    missing = SCORING_BATCH - images.shape[0]
+    return functional.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images
+
+
+_ARCHITECTURES = {kind.architecture: kind for kind in (MixtureNetwork, TrunkNetwork, PlainNetwork)}
+
+
+def build_network(config: NetworkConfig, architecture: str, channels: int) -> Network:
+    """The network for images of `channels` channels and any size. Its weights mean nothing before `initialise`."""
+    network: Network = _ARCHITECTURES[architecture](config, channels)
+    return network
