@@ -7,7 +7,7 @@ Times are aware UTC datetimes.
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, Text, TypeDecorator
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, MetaData, String, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -54,6 +54,7 @@ class NodeRow(Base):
     status: Mapped[str] = mapped_column(String(16))  # NodeStatus
     code_hash: Mapped[str | None] = mapped_column(String(64), unique=True)  # SHA-256 of the one-time code
     code_expires_at: Mapped[datetime | None]
+    code_taken_by: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the keys that enrolled with the code
     token_hash: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the bearer token
     token_used_at: Mapped[datetime | None]  # first request with it: from then on the code cannot be used again
     ssh_public_key: Mapped[str | None] = mapped_column(Text)
@@ -120,7 +121,7 @@ class RoundRow(Base):
     plan: Mapped[dict[str, Any] | None]  # FusionPlan of the newest version
     fused_digest: Mapped[str | None] = mapped_column(String(64))
     fused_file_sha256: Mapped[str | None] = mapped_column(String(64))
-    fused_file_bytes: Mapped[int | None]
+    fused_file_bytes: Mapped[int | None] = mapped_column(BigInteger)
     mean_auc: Mapped[float | None]
 
 
@@ -133,8 +134,9 @@ class ParticipationRow(Base):
     status: Mapped[str] = mapped_column(String(16))  # ParticipationStatus
     reason: Mapped[str | None] = mapped_column(Text)
     update_sha256: Mapped[str | None] = mapped_column(String(64))
-    update_bytes: Mapped[int | None]
-    num_cases: Mapped[int | None]
+    update_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    num_cases: Mapped[int | None] = mapped_column(BigInteger)
+    num_steps: Mapped[int | None]
     manifest: Mapped[dict[str, Any] | None]  # SignedManifest
     manifest_sha256: Mapped[str | None] = mapped_column(String(64))
     announced_at: Mapped[datetime | None]
@@ -178,7 +180,7 @@ class PublishedFileRow(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), primary_key=True)
     file_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     node_id: Mapped[str] = mapped_column(String(32), primary_key=True)  # in whose folder
-    file_bytes: Mapped[int]
+    file_bytes: Mapped[int] = mapped_column(BigInteger)
     at: Mapped[datetime]
 
 

@@ -1,0 +1,39 @@
+"""What one coordinator process is made of: built once by `create_app`, found as `request.app.state.kernel`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy.orm import Session
+
+from coordinator.db import Database, has_changed
+from coordinator.notifier import Notifier
+from coordinator.settings import CoordinatorSettings
+from hsl_model.protocol.clock import Clock
+
+if TYPE_CHECKING:
+    from coordinator.hub.admin import HubAdmin
+
+
+@dataclass(frozen=True)
+class Kernel:
+    settings: CoordinatorSettings
+    clock: Clock
+    database: Database
+    hub: "HubAdmin"
+    notifier: Notifier
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """The one place that commits. Waiting nodes are told afterwards, when there is something to tell."""
+        with self.database.writing() as session:
+            yield session
+        if has_changed(session):
+            self.notifier.changed()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """For answers that change nothing: never waits for a writer, never makes one wait."""
+        with self.database.reading() as session:
+            yield session

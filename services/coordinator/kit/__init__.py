@@ -1,0 +1,1 @@
+"""What every endpoint uses: the session, who is speaking, problems, pages, guarded moves. Knows no domain."""

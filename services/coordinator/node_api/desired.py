@@ -1,0 +1,162 @@
+"""The desired state of one node: a pure function of a snapshot and `now` (rule 1).
+
+A node works on one run: of those it is a member of, the one that started first. A paused run keeps its nodes. A run
+that is over keeps those that have still to fetch its last model.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+
+from coordinator.node_api.snapshot import RunSnapshot, Snapshot
+from coordinator.nodes.service import health_of
+from coordinator.rounds.explain import Explainer
+from coordinator.rounds.facts import ACCEPTED
+from coordinator.rounds.files import asked
+from coordinator.rounds.service import deadline_in_s
+from coordinator.tables import NodeRow, ParticipationRow, RoundRow
+from hsl_model.protocol.config import Message
+from hsl_model.protocol.messages import Assignment, DesiredState, Invitation, PublishRequest
+from hsl_model.protocol.states import (
+    MembershipStatus,
+    NodeHealth,
+    ParticipationStatus,
+    RoundStatus,
+    RunStatus,
+)
+
+# Parts that are equal for many nodes: hashed once for a snapshot, and not once for each node.
+_SHARED = ("config", "members", "start", "initial", "announced", "plan")
+
+
+def desired_for(node_id: str, snapshot: Snapshot, now: datetime) -> DesiredState:
+    """What should be true of this node now. `version` changes exactly when anything but a duration does."""
+    run = _run_of(node_id, snapshot)
+    state = DesiredState(
+        version="",
+        invitations=_invitations(node_id, snapshot),
+        roster=run.roster if run else (),
+        assignment=_assignment(node_id, run, Explainer(snapshot.settings, now), now) if run else None,
+        publish=_publish(node_id, snapshot, now),
+        finished_runs=_finished(node_id, snapshot),
+    )
+    return state.model_copy(update={"version": _version(state, run)})
+
+
+def _run_of(node_id: str, snapshot: Snapshot) -> RunSnapshot | None:
+    return next((run for run in snapshot.runs if _works_on(node_id, run)), None)
+
+
+def _works_on(node_id: str, run: RunSnapshot) -> bool:
+    row = run.facts.participations.get(node_id)
+    if row is None or run.facts.members[node_id].status != MembershipStatus.ACCEPTED:
+        return False
+    return not run.is_over or _has_to_catch_up(row)
+
+
+def _has_to_catch_up(row: ParticipationRow) -> bool:
+    return row.reported_at is None and row.reason in ("late", "no_report")
+
+
+def _invitations(node_id: str, snapshot: Snapshot) -> tuple[Invitation, ...]:
+    return tuple(
+        Invitation(run_id=run.facts.run.run_id, config=run.facts.config)
+        for run in snapshot.runs
+        if not run.is_over
+        and node_id in run.facts.members
+        and run.facts.members[node_id].status == MembershipStatus.INVITED
+    )
+
+
+def _finished(node_id: str, snapshot: Snapshot) -> tuple[str, ...]:
+    """Runs that ended or that this node left; not one whose last model it has still to fetch."""
+    left = {
+        run.facts.run.run_id
+        for run in snapshot.runs
+        if node_id in run.facts.members and run.facts.members[node_id].status == MembershipStatus.WITHDRAWN
+    }
+    ended = {run_id for run_id, nodes in snapshot.finished.items() if node_id in nodes}
+    catching_up = {run.facts.run.run_id for run in snapshot.runs if run.is_over and _works_on(node_id, run)}
+    return tuple(sorted(left | ended - catching_up))
+
+
+def _publish(node_id: str, snapshot: Snapshot, now: datetime) -> tuple[PublishRequest, ...]:
+    """Rule 7: files that others miss and this node keeps."""
+    requests = []
+    for wanted in (one for run in snapshot.runs for one in run.wanted):
+        if node_id in wanted.holders:
+            online = {node for node in wanted.holders if _is_online(snapshot.nodes[node], snapshot, now)}
+            if node_id in asked(wanted, online, now):
+                requests.append(PublishRequest(run_id=wanted.run_id, file_sha256=wanted.file_sha256))
+    return tuple(requests)
+
+
+def _is_online(node: NodeRow, snapshot: Snapshot, now: datetime) -> bool:
+    return health_of(node.last_seen_at, now, snapshot.settings) is NodeHealth.ONLINE
+
+
+def _assignment(node_id: str, run: RunSnapshot, explainer: Explainer, now: datetime) -> Assignment | None:
+    facts, row, newest = run.facts, run.facts.participations[node_id], run.facts.newest
+    if newest is None:
+        return None
+    status = ParticipationStatus(row.status)
+    return Assignment(
+        run_id=newest.run_id,
+        run_status=RunStatus(facts.run.status),
+        config=facts.config,
+        members=run.members,
+        round_number=newest.round_number,
+        round_status=RoundStatus(newest.status),
+        participation=status,
+        participation_reason=row.reason,
+        accepted_sha256=row.update_sha256,
+        is_initialiser=_is_initialiser(node_id, run, newest),
+        start=run.shelf.start,
+        initial=run.shelf.initial,
+        # Whoever still trains has no use for it, and would be woken by every announce of the others.
+        announced=run.announced if status in ACCEPTED and run.plan is None else (),
+        plan=run.plan,
+        redo_fusion=row.redo_fusion,
+        republish=(row.update_sha256,) if row.republish_since is not None and row.update_sha256 else (),
+        keep=run.shelf.keep,
+        release_before=run.shelf.release_before,
+        deadline_in_s=deadline_in_s(facts, now),
+        waiting=explainer.node(facts, node_id) or _still_to_publish(node_id, run),
+    )
+
+
+def _is_initialiser(node_id: str, run: RunSnapshot, newest: RoundRow) -> bool:
+    return newest.round_number == 0 and newest.status == RoundStatus.OPEN and run.facts.initialiser() == node_id
+
+
+def _still_to_publish(node_id: str, run: RunSnapshot) -> str | None:
+    """This node misses a file that somebody else has to publish."""
+    for wanted in run.wanted:
+        if node_id in wanted.by:
+            holders = ", ".join(wanted.holders) or "no live member, so an admin must bring a site back that keeps it"
+            return f"Since {wanted.since:%Y-%m-%d %H:%M} UTC file {wanted.file_sha256[:12]} is awaited from {holders}."
+    return None
+
+
+def _version(state: DesiredState, run: RunSnapshot | None) -> str:
+    """SHA-256 over all but the durations, so that time alone wakes nobody."""
+    digest = hashlib.sha256()
+    small = {"version": True, "poll_again_in_s": True, "roster": True, "invitations": True}
+    of_assignment = dict.fromkeys(("deadline_in_s", *_SHARED), True)
+    digest.update(state.model_dump_json(exclude={**small, "assignment": of_assignment}).encode())
+    for invitation in state.invitations:  # a configuration never changes under its run's id
+        digest.update(f"invited {invitation.run_id}\n".encode())
+    if run is not None and state.assignment is not None:
+        for name in _SHARED[1:]:
+            digest.update(_shared_digest(run, name, getattr(state.assignment, name)).encode())
+        digest.update(_shared_digest(run, "roster", state.roster).encode())
+    return digest.hexdigest()
+
+
+def _shared_digest(run: RunSnapshot, name: str, value: Message | Sequence[Message | str] | None) -> str:
+    key = f"{name} {bool(value)}"  # a part is either the run's own or, for this node, left out
+    if key not in run.digests:
+        parts = value if isinstance(value, tuple) else (value,)
+        text = "\n".join(part.model_dump_json() if isinstance(part, Message) else str(part) for part in parts)
+        run.digests[key] = hashlib.sha256(f"{name}\n{text}".encode()).hexdigest()
+    return run.digests[key]

@@ -1,0 +1,78 @@
+"""The long poll: a node asks what should be true and is answered when that changes. Holds no thread and no session.
+
+    poll -> newest snapshot -> desired state differs from the known one, or time is up -> answer
+                 ^                          | no
+                 '---- something was committed (notifier) <- waits
+
+One snapshot serves all polls that wait for the same change, and it is read by one of them. The others queue for it and
+pass one by one, a step of the event loop each, so that requests that came meanwhile are answered in between.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+
+from coordinator.kernel import Kernel
+from coordinator.node_api.desired import desired_for
+from coordinator.node_api.snapshot import Loader, Snapshot
+from coordinator.rounds import files
+from coordinator.rounds.moves import Act
+from coordinator.runs import repository as runs
+from hsl_model.protocol.messages import DesiredRequest, DesiredState
+
+
+@dataclass(frozen=True)
+class Held:
+    generation: int
+    snapshot: Snapshot
+
+
+class Snapshots:
+    """The newest snapshot, read again only when something was committed since."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._loader = Loader(kernel.settings)
+        self._turn = asyncio.Lock()
+        self._held: Held | None = None
+
+    async def newest(self) -> Held:
+        """Not older than this call."""
+        wanted = self._kernel.notifier.generation
+        async with self._turn:
+            if self._held is None or self._held.generation < wanted:
+                generation = self._kernel.notifier.generation
+                self._held = Held(generation, await run_in_threadpool(self._load))
+            return self._held
+
+    def _load(self) -> Snapshot:
+        with self._kernel.snapshot() as session:
+            return self._loader.load(session, self._kernel.clock.now())
+
+
+async def poll(kernel: Kernel, snapshots: Snapshots, node_id: str, request: DesiredRequest) -> DesiredState:
+    """Answered when the desired state differs from `known_version`, after `wait_s`, or when the process stops."""
+    held = await snapshots.newest()
+    if set(request.missing) != _known_wants(held.snapshot, node_id):
+        await run_in_threadpool(remember_missing, kernel, node_id, request)
+        held = await snapshots.newest()
+    give_up_at = kernel.clock.monotonic() + request.wait_s
+    while True:
+        state = desired_for(node_id, held.snapshot, kernel.clock.now())
+        left_s = give_up_at - kernel.clock.monotonic()
+        if state.version != request.known_version or left_s <= 0 or kernel.notifier.closed:
+            return state
+        if await kernel.notifier.wait(held.generation, left_s) == held.generation:
+            give_up_at = kernel.clock.monotonic()  # nothing was committed, but time may have changed something
+        held = await snapshots.newest()
+
+
+def _known_wants(snapshot: Snapshot, node_id: str) -> set[str]:
+    return {wanted.file_sha256 for run in snapshot.runs for wanted in run.wanted if node_id in wanted.by}
+
+
+def remember_missing(kernel: Kernel, node_id: str, request: DesiredRequest) -> None:
+    with kernel.transaction() as session:
+        act = Act(session, kernel.clock.now(), node_id)
+        files.want(act, node_id, runs.joined(session, node_id), request.missing)

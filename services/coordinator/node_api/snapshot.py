@@ -1,0 +1,139 @@
+"""What every waiting node is told from: read once after each change, shared by all polls.
+
+Rows are detached: nothing here reads or writes the database once `load` has returned.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from sqlalchemy import Select, and_, bindparam, or_, select
+from sqlalchemy.orm import Session
+
+from coordinator.rounds import files, repository
+from coordinator.rounds.facts import RunFacts, departure
+from coordinator.rounds.files import Shelf, Wanted
+from coordinator.settings import CoordinatorSettings
+from coordinator.tables import MemberRow, NodeRow, RunRow, UtcDateTime
+from hsl_model.protocol.config import RunConfig
+from hsl_model.protocol.messages import Announced, FusionPlan, RosterEntry
+from hsl_model.protocol.states import MembershipStatus, ParticipationStatus, RunStatus
+
+CATCH_UP_S = 7 * 86400.0  # a site that missed the end of a run still gets the final model within a week
+MAX_FINISHED = 200  # runs that are named as finished; a site that was away for longer keeps files it could drop
+_LIVE = (RunStatus.DRAFT.value, RunStatus.RUNNING.value, RunStatus.PAUSED.value)
+ENDED = (RunStatus.COMPLETED.value, RunStatus.STOPPED.value, RunStatus.FAILED.value)
+
+
+_NODES = select(NodeRow)
+_TO_SERVE = select(RunRow).where(
+    or_(
+        RunRow.status.in_(_LIVE),
+        and_(
+            RunRow.status == RunStatus.COMPLETED.value,
+            RunRow.finished_at > bindparam("catching_up", type_=UtcDateTime()),
+        ),
+    )
+)
+_FINISHED = (
+    select(RunRow.run_id).where(RunRow.status.in_(ENDED)).order_by(RunRow.finished_at.desc()).limit(MAX_FINISHED)
+)
+
+
+@dataclass(frozen=True)
+class RunSnapshot:
+    facts: RunFacts
+    shelf: Shelf = field(default_factory=Shelf)
+    wanted: tuple[Wanted, ...] = ()
+
+    @property
+    def is_over(self) -> bool:
+        return self.facts.run.status in ENDED
+
+    @cached_property
+    def plan(self) -> FusionPlan | None:
+        return self.facts.plan()
+
+    @cached_property
+    def members(self) -> tuple[str, ...]:
+        return tuple(self.facts.participations)
+
+    @cached_property
+    def roster(self) -> tuple[RosterEntry, ...]:
+        """Whose signatures count: the members of the round, and whoever signed an update of the plan."""
+        owners = {entry.node_id for entry in self.plan.entries} if self.plan else set()
+        return tuple(
+            RosterEntry(node_id=node_id, signing_public_key=node.signing_public_key)
+            for node_id in self.members
+            if (node := self.facts.nodes[node_id]).signing_public_key is not None
+            and (departure(self.facts, node_id) is None or node_id in owners)
+        )
+
+    @cached_property
+    def announced(self) -> tuple[Announced, ...]:
+        return tuple(
+            Announced.model_validate(
+                {"node_id": row.node_id, "update_sha256": row.update_sha256, "update_bytes": row.update_bytes}
+            )
+            for row in self.facts.having(ParticipationStatus.ANNOUNCED)
+        )
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests of the large parts that many nodes share; `desired.py` fills it."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    settings: CoordinatorSettings
+    nodes: Mapping[str, NodeRow] = field(default_factory=dict)
+    runs: tuple[RunSnapshot, ...] = ()  # the first that wants a node gets it: longest running first, ended ones last
+    finished: Mapping[str, frozenset[str]] = field(default_factory=dict)  # run id -> nodes that took part in it
+
+
+class Loader:
+    """Reads snapshots. Remembers what cannot change any more: configurations, and who was in a run that ended."""
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self._settings = settings
+        self._configs: dict[str, RunConfig] = {}
+        self._ended: dict[str, frozenset[str]] = {}
+
+    def load(self, session: Session, now: datetime) -> Snapshot:
+        nodes = {node.node_id: node for node in session.scalars(_NODES)}
+        catching_up = now - timedelta(seconds=CATCH_UP_S)
+        rows = session.scalars(_TO_SERVE, {"catching_up": catching_up}).all()
+        runs = [run for row in rows if (run := self._run(session, row)) is not None]
+        finished = self._finished(session)
+        session.expunge_all()
+        self._configs = {run.facts.run.run_id: run.facts.config for run in runs}
+        return Snapshot(self._settings, nodes, tuple(sorted(runs, key=_urgency)), finished)
+
+    def _run(self, session: Session, row: RunRow) -> RunSnapshot | None:
+        facts = repository.load(session, row.run_id, self._configs.get(row.run_id))
+        if facts is None:
+            return None
+        if facts.newest is None:
+            return RunSnapshot(facts)
+        shelf = files.shelf(session, facts.run, facts.newest)
+        return RunSnapshot(facts, shelf, files.wanted_in(session, row.run_id))
+
+    def _finished(self, session: Session) -> dict[str, frozenset[str]]:
+        run_ids = session.scalars(_FINISHED).all()
+        self._ended = {
+            run_id: self._ended.get(run_id) or frozenset(session.scalars(_took_part(run_id))) for run_id in run_ids
+        }
+        return dict(self._ended)
+
+
+def _took_part(run_id: str) -> Select[str]:
+    return select(MemberRow.node_id).where(
+        MemberRow.run_id == run_id, MemberRow.status != MembershipStatus.INVITED.value
+    )
+
+
+def _urgency(run: RunSnapshot) -> tuple[bool, datetime, str]:
+    row = run.facts.run
+    return run.is_over, row.started_at or row.created_at, row.run_id

@@ -1,0 +1,1 @@
+"""Hospitals: created with a one-time code, enrolled, watched, revoked."""

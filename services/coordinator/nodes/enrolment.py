@@ -1,0 +1,117 @@
+"""Enrolment: a one-time code and two public keys in, a token and the hub's pinned address out.
+
+    look: the code is good  ->  the hub makes the account  ->  one transaction: the code is still good, keys, token
+
+The hub comes first, outside any transaction, so that a hub that is down uses up nothing. The same code with the same
+keys is answered again, with a fresh token, until a request carries the token: a reply that was lost costs nothing.
+"""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from datetime import datetime
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+from sqlalchemy.orm import Session
+
+from coordinator.events import service as events
+from coordinator.kernel import Kernel
+from coordinator.kit.auth import TOKEN_PREFIX, digest_of
+from coordinator.kit.guard import guarded_update
+from coordinator.nodes import provisioning, repository
+from coordinator.nodes.errors import EnrolmentCodeError, HubUnreachableError, PublicKeyError
+from coordinator.nodes.service import normalised_code
+from coordinator.tables import NodeRow
+from hsl_model.protocol.errors import HslError
+from hsl_model.protocol.messages import EnrolReply, EnrolRequest
+from hsl_model.protocol.states import NodeStatus
+
+
+def enrol(kernel: Kernel, request: EnrolRequest) -> EnrolReply:
+    """Raises `EnrolmentCodeError`, `PublicKeyError`, `HubUnreachableError`."""
+    keys = _Keys(request)
+    code_hash = digest_of(normalised_code(request.code))
+    with kernel.snapshot() as session:
+        node_id = _node_of(session, code_hash, keys, kernel.clock.now()).node_id
+    provisioning.make_account(kernel.hub, node_id, keys.ssh)
+    try:
+        address = kernel.hub.address(node_id)
+    except HslError as error:
+        raise HubUnreachableError(node_id=node_id) from error
+    try:
+        with kernel.transaction() as session:
+            node = _node_of(session, code_hash, keys, kernel.clock.now(), lock=True)
+            token = _admit(session, node, keys, request.agent_version, kernel.clock.now())
+    except EnrolmentCodeError:
+        with kernel.transaction() as session:  # another enrolment or a revocation came between: the hub has our key
+            repository.doubt_hub(session, node_id)
+        raise
+    return EnrolReply(node_id=node_id, alliance=kernel.settings.alliance, token=token, hub=address)
+
+
+class _Keys:
+    """The public keys of a request, checked and in one spelling (no comment, no spaces)."""
+
+    def __init__(self, request: EnrolRequest) -> None:
+        self.ssh = _ssh_key(request.ssh_public_key)
+        self.signing = _signing_key(request.signing_public_key)
+        self.digest = hashlib.sha256(f"{self.ssh}\n{self.signing}".encode()).hexdigest()
+
+
+def _ssh_key(text: str) -> str:
+    refusal = PublicKeyError(field="ssh_public_key", expected="one line of OpenSSH: ssh-ed25519 AAAA...")
+    try:
+        key = load_ssh_public_key(text.strip().encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise refusal from error
+    if not isinstance(key, Ed25519PublicKey) or "\n" in text.strip():
+        raise refusal
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _signing_key(text: str) -> str:
+    try:
+        raw = base64.b64decode(text, validate=True)
+        return base64.b64encode(Ed25519PublicKey.from_public_bytes(raw).public_bytes_raw()).decode()
+    except ValueError as error:
+        raise PublicKeyError(field="signing_public_key", expected="base64 of 32 bytes") from error
+
+
+def _node_of(session: Session, code_hash: str, keys: _Keys, now: datetime, *, lock: bool = False) -> NodeRow:
+    """The node this code admits these keys to."""
+    node = repository.find_by_code(session, code_hash, lock=lock)
+    if node is None or node.code_expires_at is None or node.code_expires_at <= now:
+        raise EnrolmentCodeError
+    if node.code_taken_by is not None and not hmac.compare_digest(node.code_taken_by, keys.digest):
+        raise EnrolmentCodeError
+    return node
+
+
+def _admit(session: Session, node: NodeRow, keys: _Keys, agent_version: str, now: datetime) -> str:
+    """Everything that was known of an earlier agent of this node is forgotten: its keys, its token, its boots."""
+    token = f"{TOKEN_PREFIX}{node.node_id}_{secrets.token_urlsafe(32)}"
+    moved = guarded_update(
+        session,
+        NodeRow,
+        node.node_id,
+        (NodeStatus.CREATED, NodeStatus.ENROLLED),
+        NodeStatus.ENROLLED,
+        code_taken_by=keys.digest,
+        token_hash=digest_of(token),
+        token_used_at=None,
+        ssh_public_key=keys.ssh,
+        signing_public_key=keys.signing,
+        hub_ready_at=now,
+        boot_number=None,
+        boot_id=None,
+        boot_at=None,
+        duplicate_at=None,
+        enrolled_at=now,
+    )
+    if not moved:
+        raise EnrolmentCodeError
+    events.append(session, now, "node.enrolled", node.node_id, node_id=node.node_id, agent_version=agent_version)
+    return token

@@ -1,0 +1,43 @@
+"""The hub's accounts follow the tables. Always outside a transaction: a slow hub must not hold the database."""
+
+from typing import Any
+
+HubAdmin = Any  # TEMP
+from coordinator.kernel import Kernel
+from coordinator.nodes import repository
+from coordinator.nodes.errors import HubUnreachableError
+from hsl_model.protocol.errors import HslError
+
+
+def make_account(hub: HubAdmin, node_id: str, ssh_public_key: str) -> None:
+    """Folder, user and key, idempotent. Raises `HubUnreachableError`."""
+    try:
+        hub.ensure_node(node_id)
+        hub.set_key(node_id, ssh_public_key)
+    except HslError as error:
+        raise HubUnreachableError(node_id=node_id) from error
+
+
+def cut_account(kernel: Kernel, node_id: str) -> None:
+    """End the node's access and its live connections. Raises `HubUnreachableError`; a beat tries again."""
+    try:
+        kernel.hub.cut(node_id)
+    except HslError as error:
+        raise HubUnreachableError(node_id=node_id) from error
+    with kernel.transaction() as session:
+        repository.note_cut(session, node_id, kernel.clock.now())
+
+
+def catch_up(kernel: Kernel) -> None:
+    """Do what the hub missed while it was down. Stops at the first failure; the next beat goes on."""
+    with kernel.snapshot() as session:
+        revoked = [node.node_id for node in repository.awaiting_cut(session)]
+        enrolled = [(node.node_id, node.ssh_public_key) for node in repository.awaiting_account(session)]
+    for node_id in revoked:
+        cut_account(kernel, node_id)
+    for node_id, ssh_public_key in enrolled:
+        if ssh_public_key is None:
+            continue
+        make_account(kernel.hub, node_id, ssh_public_key)
+        with kernel.transaction() as session:
+            repository.note_account(session, node_id, ssh_public_key, kernel.clock.now())

@@ -1,0 +1,77 @@
+"""Reading and finding nodes. Changes of status go through `kit.guard`."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Select, select, update
+from sqlalchemy.orm import Session
+
+from coordinator.settings import CoordinatorSettings
+from coordinator.tables import NodeRow
+from hsl_model.protocol.states import NodeHealth, NodeStatus
+
+
+def find(session: Session, node_id: str, *, lock: bool = False) -> NodeRow | None:
+    return session.get(NodeRow, node_id, with_for_update=True if lock else None)
+
+
+def find_by_code(session: Session, code_hash: str, *, lock: bool = False) -> NodeRow | None:
+    query = select(NodeRow).where(NodeRow.code_hash == code_hash)
+    return session.scalar(query.with_for_update() if lock else query)
+
+
+def listing(
+    status: NodeStatus | None, health: NodeHealth | None, now: datetime, settings: CoordinatorSettings
+) -> Select[NodeRow]:
+    query = select(NodeRow).order_by(NodeRow.node_id)
+    if status is not None:
+        query = query.where(NodeRow.status == status.value)
+    if health is not None:
+        query = query.where(_has_health(health, now, settings))
+    return query
+
+
+def _has_health(health: NodeHealth, now: datetime, settings: CoordinatorSettings) -> ColumnElement[bool]:
+    """`nodes.service.health_of` as SQL, so that a page of late nodes does not read all nodes."""
+    seen = NodeRow.last_seen_at
+    late, lost = (now - timedelta(seconds=s) for s in (settings.late_after_s, settings.lost_after_s))
+    match health:
+        case NodeHealth.NEVER_SEEN:
+            return seen.is_(None)
+        case NodeHealth.ONLINE:
+            return seen >= late
+        case NodeHealth.LATE:
+            return (seen < late) & (seen >= lost)
+        case NodeHealth.LOST:
+            return seen < lost
+
+
+def awaiting_account(session: Session) -> Sequence[NodeRow]:
+    """Enrolled nodes whose folder and key the hub has not confirmed."""
+    query = select(NodeRow).where(NodeRow.status == NodeStatus.ENROLLED.value, NodeRow.hub_ready_at.is_(None))
+    return session.scalars(query.order_by(NodeRow.node_id)).all()
+
+
+def awaiting_cut(session: Session) -> Sequence[NodeRow]:
+    """Revoked nodes that the hub has not confirmed as cut."""
+    query = select(NodeRow).where(NodeRow.status == NodeStatus.REVOKED.value, NodeRow.hub_cut_at.is_(None))
+    return session.scalars(query.order_by(NodeRow.node_id)).all()
+
+
+def note_account(session: Session, node_id: str, ssh_public_key: str | None, now: datetime) -> None:
+    """The hub has this key; unless the node enrolled anew or was revoked meanwhile, that is what it should have."""
+    session.execute(
+        update(NodeRow)
+        .where(NodeRow.node_id == node_id, NodeRow.status == NodeStatus.ENROLLED.value)
+        .where(NodeRow.ssh_public_key == ssh_public_key)
+        .values(hub_ready_at=now)
+    )
+
+
+def note_cut(session: Session, node_id: str, now: datetime) -> None:
+    session.execute(update(NodeRow).where(NodeRow.node_id == node_id).values(hub_cut_at=now))
+
+
+def doubt_hub(session: Session, node_id: str) -> None:
+    """What the hub has of this node may not be what it should have: the next beat sets it right."""
+    session.execute(update(NodeRow).where(NodeRow.node_id == node_id).values(hub_ready_at=None, hub_cut_at=None))

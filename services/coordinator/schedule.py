@@ -1,0 +1,55 @@
+"""The one scheduled job: a tick over the tables, then the hub.
+
+The truth is in the tables, so a tick that is missed, late or cut short costs nothing but time: the next one does it.
+"""
+
+from collections.abc import Callable
+from datetime import UTC
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from coordinator.kernel import Kernel
+from coordinator.nodes import provisioning
+from coordinator.rounds.tick import tick
+
+HUB_PAUSE_S = 5.0  # a hub that hangs until its timeout must not hold up every tick
+_log = structlog.get_logger(__name__)
+
+
+class Beat:
+    """What the job does each time. Remembers only when the hub last failed."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._hub_again_at = float("-inf")
+
+    def __call__(self) -> None:
+        self._safely("tick", self._tick)
+        if self._kernel.clock.monotonic() >= self._hub_again_at and not self._safely("hub", self._provision):
+            self._hub_again_at = self._kernel.clock.monotonic() + HUB_PAUSE_S
+
+    def _tick(self) -> None:
+        with self._kernel.transaction() as session:
+            tick(session, self._kernel.clock.now())
+
+    def _provision(self) -> None:
+        provisioning.catch_up(self._kernel)
+
+    @staticmethod
+    def _safely(part: str, work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: one bad tick must not end the schedule
+            _log.error("beat_failed", part=part, error=type(error).__name__, exc_info=error)
+            return False
+        return True
+
+
+def start_schedule(kernel: Kernel) -> BackgroundScheduler:
+    scheduler = BackgroundScheduler(timezone=UTC)
+    scheduler.add_job(
+        Beat(kernel), "interval", seconds=kernel.settings.tick_interval_s, max_instances=1, coalesce=True, id="beat"
+    )
+    scheduler.start()
+    return scheduler

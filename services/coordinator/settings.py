@@ -1,0 +1,86 @@
+"""What an alliance may set for its coordinator; environment variables `HSL_COORDINATOR_*`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+
+PREFIX = "HSL_COORDINATOR_"
+MIN_SECRET_LENGTH = 24  # shorter ones can be guessed over the network within the life of an alliance
+MIN_DIFFERENT_SIGNS = 8
+_MAKE_ONE = "make one with `openssl rand -hex 24`"
+_WELL_KNOWN = (
+    "changeme",
+    "change-me",
+    "change_me",
+    "password",
+    "secret",
+    "admin",
+    "default",
+    "example",
+    "token",
+    "hsl",
+)
+
+
+def _strong(secret: SecretStr) -> SecretStr:
+    """Refuse what somebody else could know: short ones, the words of examples, patterns."""
+    rest = secret.get_secret_value()
+    if len(rest) < MIN_SECRET_LENGTH:
+        raise ValueError(f"at least {MIN_SECRET_LENGTH} characters are needed; {_MAKE_ONE}")
+    rest = rest.lower()
+    for word in _WELL_KNOWN:
+        rest = rest.replace(word, "")
+    if len(set(rest)) < MIN_DIFFERENT_SIGNS:
+        raise ValueError(f"this is a well-known default or a pattern, not a secret; {_MAKE_ONE}")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_strong)]
+
+
+class CoordinatorSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    database_url: str = Field(
+        default="sqlite:///coordinator.db",
+        pattern=r"^(sqlite:///[^:]|postgresql(\+psycopg)?://)",
+        description="SQLite file (relative: below workdir), or postgresql://user:password@host/database",
+        repr=False,
+    )
+    host: str = "127.0.0.1"
+    port: int = Field(default=8070, ge=1, le=65535)
+    admin_token: Secret
+    alliance: str = Field(default="HeteroSync alliance", min_length=1, max_length=120)
+    hub_admin_url: str = Field(pattern=r"^https?://", description="the hub's admin API; the hub writes it to hub.json")
+    hub_admin_token: Secret
+    # How late a deadline may be noticed; what a message decides (the last announce) does not wait for it.
+    tick_interval_s: float = Field(default=1.0, gt=0)
+    # Four missed heartbeats: one lost message must not alarm anybody.
+    late_after_s: float = Field(default=90.0, gt=0)
+    lost_after_s: float = Field(default=300.0, gt=0)
+    # A code that lies in a mailbox for longer than a week is more likely found by somebody else than used.
+    code_lifetime_s: float = Field(default=7 * 86400.0, gt=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    workdir: Path = Path()
+
+    @property
+    def resolved_database_url(self) -> str:
+        """A relative SQLite file lies below the working folder, wherever the process was started."""
+        url = make_url(self.database_url)
+        if url.get_backend_name() == "sqlite" and url.database:
+            url = url.set(database=str(self.workdir / url.database))
+        return url.render_as_string(hide_password=False)
+
+
+def explain(error: ValidationError) -> str:
+    """The settings that are wrong, one a line, by the names of their environment variables and without values."""
+    lines = ["The coordinator cannot start with these settings:"]
+    for entry in error.errors(include_input=False, include_url=False):
+        name = PREFIX + "_".join(map(str, entry["loc"])).upper()
+        reason = "is not set" if entry["type"] == "missing" else str(entry["msg"]).removeprefix("Value error, ")
+        needs_secret = entry["type"] == "missing" and name.endswith("_TOKEN")
+        lines.append(f"  {name}: {reason}{'; ' + _MAKE_ONE if needs_secret else ''}")
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""A hub that obeys `HubAdmin` in memory, for tests that are not about the hub."""
+
+from dataclasses import dataclass, field
+
+from hsl_model.protocol.errors import HslError
+from hsl_model.protocol.messages import HubAddress
+
+
+class HubDownError(HslError):
+    code = "hub_unreachable"
+    http_status = 503
+    title = "The hub does not answer"
+    template = "The hub is down in this test."
+
+
+@dataclass
+class MemoryHub:
+    """Folders and keys by node; `is_down` makes every call fail as a hub that nobody answers at."""
+
+    is_down: bool = False
+    folders: set[str] = field(default_factory=set)
+    keys: dict[str, str] = field(default_factory=dict)
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+
+    def ensure_node(self, node_id: str) -> None:
+        self._answer("ensure_node", node_id)
+        self.folders.add(node_id)
+
+    def set_key(self, node_id: str, ssh_public_key: str) -> None:
+        self._answer("set_key", node_id)
+        self.keys[node_id] = ssh_public_key
+
+    def cut(self, node_id: str) -> None:
+        self._answer("cut", node_id)
+        self.keys.pop(node_id, None)
+
+    def list(self, node_id: str) -> tuple[()]:
+        self._answer("list", node_id)
+        return ()
+
+    def release(self, node_id: str, names: tuple[str, ...]) -> None:
+        self._answer("release", node_id, *names)
+
+    def address(self, node_id: str) -> HubAddress:
+        return HubAddress(host="127.0.0.1", port=2022, username=node_id, host_key="ssh-ed25519 AAAA")
+
+    def healthy(self) -> bool:
+        return not self.is_down
+
+    def _answer(self, *call: str) -> None:
+        if self.is_down:
+            raise HubDownError
+        self.calls.append(call)
