@@ -1,0 +1,13 @@
+"""How a node's files reach the hub and its peers' files reach the node."""
+
+from pathlib import Path
+
+from hsl_model.protocol.messages import HubAddress
+from node_agent.exchange.base import Exchange
+
+
+def open_exchange(hub: HubAddress, ssh_key: Path, node_id: str) -> Exchange:
+    """The exchange with the hub a node enrolled with. Connects at its first use."""
+    from node_agent.exchange.sftp import SftpExchange
+
+    return SftpExchange(hub, ssh_key, node_id)

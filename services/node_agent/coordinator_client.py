@@ -1,0 +1,199 @@
+"""What the agent says to the coordinator, and what can come back instead of an answer.
+
+Everything leaves through `_send`, which writes the egress ledger first. Every failure becomes one `CoordinatorError`
+with a `FailureKind`, by the table below; raw exception text goes no further.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from hsl_model.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION, transport
+from hsl_model.protocol.config import Message
+from hsl_model.protocol.errors import HslError
+from hsl_model.protocol.manifest import SignedManifest, canonical_json
+from hsl_model.protocol.messages import (
+    AcceptRequest,
+    AnnounceReply,
+    AnnounceRequest,
+    DesiredRequest,
+    DesiredState,
+    EnrolReply,
+    EnrolRequest,
+    FusionReport,
+    Heartbeat,
+    Problem,
+    PublishedReport,
+    RefusalReport,
+)
+from hsl_model.protocol.retry import FailureKind
+from node_agent.egress import EgressLedger
+
+Answer = TypeVar("Answer", bound=Message)
+
+# No answer within this many seconds is a dead line: a request would otherwise hang on a half-open connection for hours.
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+# A long poll may be answered this much later than asked for, before the line counts as dead.
+POLL_MARGIN_S = 20.0
+
+TRANSLATION: tuple[tuple[type[Exception], FailureKind], ...] = (  # the first that fits
+    (httpx.TimeoutException, FailureKind.TIMEOUT),
+    (httpx.UnsupportedProtocol, FailureKind.REJECTED),
+    (httpx.LocalProtocolError, FailureKind.BUG),
+    (httpx.TransportError, FailureKind.CONNECTION),
+    (httpx.DecodingError, FailureKind.SERVER_ERROR),
+    (httpx.TooManyRedirects, FailureKind.REJECTED),
+    (httpx.InvalidURL, FailureKind.REJECTED),
+)
+
+STATUS_KINDS: dict[int, FailureKind] = {
+    401: FailureKind.DENIED,
+    403: FailureKind.DENIED,
+    408: FailureKind.TIMEOUT,
+    425: FailureKind.SERVER_ERROR,
+    426: FailureKind.VERSION,
+    429: FailureKind.SERVER_ERROR,
+}
+
+CODE_KINDS: dict[str, FailureKind] = {
+    # Another live agent holds this identity: an admin releases it, and then the same request passes.
+    "duplicate_instance": FailureKind.LIMIT,
+    # The coordinator is further than the desired state this was based on; the next one will say what is wanted.
+    "plan_superseded": FailureKind.NOT_YET_THERE,
+    "round_over": FailureKind.NOT_YET_THERE,
+    "round_unknown": FailureKind.NOT_YET_THERE,
+    "run_state": FailureKind.NOT_YET_THERE,
+}
+
+
+class CoordinatorError(HslError):
+    """The coordinator could not be asked, or refused. `problem_code` and `details` are its own, if it answered."""
+
+    code = "coordinator_refused"
+    http_status = 502
+    title = "The coordinator did not do what it was asked"
+    template = "{sentence}"
+
+    def __init__(self, kind: FailureKind, problem_code: str, sentence: str, **details: object) -> None:
+        super().__init__(sentence=sentence, problem_code=problem_code)
+        self.kind = kind
+        self.problem_code = problem_code
+        self.reported_code = problem_code
+        self.details = details
+
+
+@dataclass(frozen=True)
+class Boot:
+    """Which start of this agent is speaking: the number from the journal, and an id drawn at the start."""
+
+    number: int
+    boot_id: str
+
+
+class CoordinatorClient:
+    """One per thread of the agent that talks for itself; `httpx.Client` keeps the connections."""
+
+    def __init__(
+        self,
+        url: str,
+        ledger: EgressLedger,
+        *,
+        token: str | None = None,
+        boot: Boot | None = None,
+        http_transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {PROTOCOL_HEADER: str(PROTOCOL_VERSION), "Content-Type": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        if boot is not None:
+            headers[transport.BOOT_NUMBER_HEADER] = str(boot.number)
+            headers[transport.BOOT_ID_HEADER] = boot.boot_id
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, transport=http_transport)
+        except httpx.InvalidURL as error:
+            raise _translated(error) from error
+        self._ledger = ledger
+
+    def close(self) -> None:
+        self._http.close()
+
+    def enrol(self, request: EnrolRequest) -> EnrolReply:
+        return self._ask(transport.ENROL, request, EnrolReply)
+
+    def desired(self, request: DesiredRequest) -> DesiredState:
+        timeout = httpx.Timeout(request.wait_s + POLL_MARGIN_S, connect=TIMEOUT.connect)
+        body = canonical_json(request)
+        self._ledger.control(transport.DESIRED, body)
+        return _parsed(self._send(transport.DESIRED, body, timeout), DesiredState)
+
+    def heartbeat(self, message: Heartbeat) -> None:
+        body = canonical_json(message)
+        self._ledger.control(transport.HEARTBEAT, body)
+        self._send(transport.HEARTBEAT, body, TIMEOUT)
+
+    def accept(self, run_id: str, request: AcceptRequest) -> None:
+        self._tell(transport.accept(run_id), request)
+
+    def withdraw(self, run_id: str) -> None:
+        self._ledger.append("message", transport.withdraw(run_id), b"", ())
+        self._send(transport.withdraw(run_id), b"", TIMEOUT)
+
+    def announce(self, run_id: str, round_number: int, signed: SignedManifest) -> AnnounceReply:
+        return self._ask(transport.announce(run_id, round_number), AnnounceRequest(signed=signed), AnnounceReply)
+
+    def refuse(self, run_id: str, round_number: int, report: RefusalReport) -> None:
+        self._tell(transport.refusals(run_id, round_number), report)
+
+    def report_fusion(self, run_id: str, round_number: int, report: FusionReport) -> None:
+        self._tell(transport.fusion(run_id, round_number), report)
+
+    def published(self, report: PublishedReport) -> None:
+        self._tell(transport.PUBLISHED, report)
+
+    def _tell(self, path: str, message: Message) -> httpx.Response:
+        body = canonical_json(message)
+        self._ledger.message(path, message, body)
+        return self._send(path, body, TIMEOUT)
+
+    def _ask(self, path: str, message: Message, answer: type[Answer]) -> Answer:
+        return _parsed(self._tell(path, message), answer)
+
+    def _send(self, path: str, body: bytes, timeout: httpx.Timeout) -> httpx.Response:
+        try:
+            reply = self._http.post(path, content=body, timeout=timeout)
+        except tuple(kind for kind, _ in TRANSLATION) as error:
+            raise _translated(error) from error
+        if reply.is_success:
+            return reply
+        raise _refusal(reply)
+
+
+def _translated(error: Exception) -> CoordinatorError:
+    kind = next(kind for known, kind in TRANSLATION if isinstance(error, known))
+    if kind is FailureKind.REJECTED:
+        sentence = "The coordinator's address is not usable; check HSL_NODE_COORDINATOR_URL."
+    else:
+        sentence = f"The coordinator could not be reached ({type(error).__name__}); is the line up?"
+    return CoordinatorError(kind, f"coordinator_{kind}", sentence)
+
+
+def _refusal(reply: httpx.Response) -> CoordinatorError:
+    kind = STATUS_KINDS.get(reply.status_code)
+    if kind is None:
+        kind = FailureKind.SERVER_ERROR if reply.status_code >= 500 or reply.is_redirect else FailureKind.REJECTED
+    try:
+        problem = Problem.model_validate_json(reply.content)
+    except ValidationError:  # a proxy's page, or a coordinator much newer than we
+        sentence = f"The coordinator, or something before it, answered {reply.status_code}."
+        return CoordinatorError(kind, f"http_{reply.status_code}", sentence)
+    return CoordinatorError(CODE_KINDS.get(problem.code, kind), problem.code, problem.detail, **problem.data)
+
+
+def _parsed(reply: httpx.Response, answer: type[Answer]) -> Answer:
+    try:
+        return answer.model_validate_json(reply.content)
+    except ValidationError as error:  # a login page of a proxy answers 200 too: worth another try
+        sentence = "The coordinator's answer is not of this protocol; is a proxy in between, or is this agent too old?"
+        raise CoordinatorError(FailureKind.SERVER_ERROR, "answer_invalid", sentence) from error

@@ -1,0 +1,247 @@
+"""What this node owes beside its round, done by a thread of its own so that a long training holds up nobody.
+
+    an invitation             -> look at the data (truth report), so that the admin sees counts before answering
+    an answer of the admin    -> tell the coordinator
+    publish a file it keeps   -> upload it, then say so (rule 7)
+    peers miss its update     -> upload it again, announce it again
+    released rounds           -> delete their files
+    a run that is over        -> delete its work, keep its models; remove half-written files from the hub
+
+Every errand can be repeated. One that fails is tried again later by itself and keeps no other from being done.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from hsl_model.protocol import paths
+from hsl_model.protocol.messages import AcceptRequest, DesiredState, Invitation, PublishedReport, PublishRequest
+from hsl_model.protocol.retry import FailureKind, RetryPolicy
+from hsl_model.protocol.states import NodePhase
+from node_agent.bindings import read_binding, site_source
+from node_agent.consents import Answer, Consent, Consents
+from node_agent.context import Context
+from node_agent.coordinator_client import CoordinatorError
+from node_agent.errors import BindingInvalidError, BindingMissingError, Interrupted, TrainerFailedError, failure_of
+from node_agent.mailbox import Mailbox
+from node_agent.model_card import release_model_cards
+from node_agent.phases.publishing import upload_update
+from node_agent.poller import pause
+from node_agent.trainer.messages import Prepare, Prepared
+from node_agent.trainer.parent import Trainer
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass
+class _Later:
+    attempt: int
+    due_s: float
+
+
+class _QuietWatch:
+    """Errands move bytes beside the round: they show no progress of their own and end only with the agent."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+
+    def moved(self, done: int, total: int) -> None:
+        del done, total
+
+    def cancelled(self) -> bool:
+        return self._mailbox.stopping
+
+
+class Errands(threading.Thread):
+    """`context` is this thread's own: its own connection to the hub, its own child for looking at data."""
+
+    def __init__(self, context: Context, consents: Consents, retry: RetryPolicy) -> None:
+        super().__init__(name="errands", daemon=True)
+        self._context = context
+        self._consents = consents
+        self._retry = retry
+        self._later: dict[str, _Later] = {}
+        self._watch = _QuietWatch(context.mailbox)
+        self._done: dict[str, str] = {}  # errand -> version of the desired state it was done for
+
+    def run(self) -> None:
+        box = self._context.mailbox
+        while not box.stopping:
+            with box.changed:
+                seen = box.generation
+            self.do_all()
+            due_s = min((later.due_s for later in self._later.values()), default=None)
+            wait_s = 3600.0 if due_s is None else max(0.0, due_s - self._context.clock.monotonic())
+            pause(box, self._context.clock, wait_s, partial(box.differs_from, seen))
+        self._context.hub.drop()
+
+    def do_all(self) -> None:
+        desired = self._context.mailbox.desired
+        if desired is None or self._context.mailbox.revoked:
+            return
+        wanted = self._wanted(desired)
+        self._later = {name: later for name, later in self._later.items() if name in wanted}
+        self._done = {name: version for name, version in self._done.items() if name in wanted}
+        for name, errand in wanted.items():
+            if self._context.mailbox.stopping:
+                return
+            if self._done.get(name) != desired.version and self._is_due(name):
+                self._do(name, errand, desired.version)
+
+    def _is_due(self, name: str) -> bool:
+        later = self._later.get(name)
+        return later is None or later.due_s <= self._context.clock.monotonic()
+
+    def _do(self, name: str, errand: Callable[[], bool], version: str) -> None:
+        try:
+            if errand():
+                self._done[name] = version
+            self._later.pop(name, None)
+        except Interrupted:
+            return
+        except Exception as error:  # noqa: BLE001 - thread boundary: said in the log, tried again later
+            failure = failure_of(error)
+            attempt = self._later[name].attempt + 1 if name in self._later else 0
+            delay_s = self._retry.delay_s(attempt, failure.kind, 0.5)
+            # What looks permanent is put right by people (a file restored, a permission): look again, but seldom.
+            due_s = self._context.clock.monotonic() + (10 * self._retry.cap_s if delay_s is None else delay_s)
+            self._later[name] = _Later(attempt, due_s)
+            self._context.hub.drop()
+            logger.warning("an errand failed", errand=name, code=failure.code, reason=failure.sentence)
+
+    def _wanted(self, desired: DesiredState) -> dict[str, Callable[[], bool]]:
+        """Every errand of this moment by name. Each returns whether it is done as far as this desired state goes."""
+        wanted: dict[str, Callable[[], bool]] = {}
+        for invitation in desired.invitations:
+            wanted[f"look at data for {invitation.run_id}"] = partial(self._look_at_data, invitation)
+        for consent in self._consents.all():
+            if consent.answer is not None and not consent.told:
+                wanted[f"{consent.answer} {consent.run_id}"] = partial(self._tell, consent, desired)
+        for request in desired.publish:
+            wanted[f"publish {request.file_sha256}"] = partial(self._publish, request)
+        assignment = desired.assignment
+        if assignment is not None:
+            for sha256 in assignment.republish:
+                wanted[f"republish {sha256}"] = partial(self._republish, sha256)
+            kept = (assignment.run_id, assignment.release_before, assignment.keep)
+            wanted[f"release {kept}"] = partial(self._release, *kept)
+        for run_id in desired.finished_runs:
+            wanted[f"finish {run_id}"] = partial(self._finish, run_id)
+        return wanted
+
+    # --- consents ----------------------------------------------------------------------------------------------------
+
+    def _look_at_data(self, invitation: Invitation) -> bool:
+        """The truth report. A problem with the data is kept for the admin, who puts it right and answers again."""
+        context, run_id, config = self._context, invitation.run_id, invitation.config
+        self._consents.invite(run_id, config.task.task_id)
+        consent = self._consents.get(run_id)
+        if consent is None or consent.counts is not None or consent.problem is not None:
+            return False
+        try:
+            read_binding(context.settings, config.task.task_id)
+        except BindingMissingError:
+            return False  # nothing to look at yet; `hsl node accept` says so
+        except BindingInvalidError as error:
+            self._problem(run_id, error.sentence())
+            return False
+        trainer = Trainer(
+            context.settings.trainer_command,
+            context.settings.run_folder(f"{run_id}.data"),
+            context.mailbox,
+            context.clock,
+        )
+        try:
+            request = Prepare(site=site_source(context.settings, config))
+            found = trainer.ask(request, Prepared, keep_going=lambda: not context.mailbox.stopping)
+            self._consents.prepared(run_id, found.counts, "\n".join(found.lines))
+        except TrainerFailedError as error:
+            self._problem(run_id, error.sentence())
+        finally:
+            trainer.close()
+            shutil.rmtree(trainer.run_folder, ignore_errors=True)
+        context.mailbox.nudge()
+        return False
+
+    def _problem(self, run_id: str, sentence: str) -> None:
+        self._consents.failed(run_id, sentence)
+        self._context.mailbox.nudge()
+
+    def _tell(self, consent: Consent, desired: DesiredState) -> bool:
+        client, run_id = self._context.client, consent.run_id
+        if consent.problem is not None:
+            return False  # the admin has to answer anew
+        try:
+            if consent.answer is Answer.WITHDRAW:
+                client.withdraw(run_id)
+            elif consent.counts is not None:
+                config = next((found.config for found in desired.invitations if found.run_id == run_id), None)
+                sat_digest = config.sat_digest if config else None
+                client.accept(run_id, AcceptRequest(counts=consent.counts, sat_digest=sat_digest))
+            else:
+                return False  # the data come first
+        except CoordinatorError as error:
+            if error.kind is not FailureKind.REJECTED:
+                raise
+            self._problem(run_id, error.sentence())
+            return False
+        self._consents.told(run_id, consent.answer or Answer.ACCEPT)
+        self._context.mailbox.nudge()
+        return False  # the journal knows; an admin who answers again is heard again
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    def _publish(self, request: PublishRequest) -> bool:
+        context, sha256 = self._context, request.file_sha256
+        kept = context.store.find(sha256)
+        if kept is None or not context.store.is_intact(sha256):
+            logger.warning("asked to publish a file that is not kept here", sha256=sha256)
+            return True
+        context.hub.get().put_tensors(context.store.path(sha256), context.node_id, sha256, self._watch)
+        context.client.published(PublishedReport(run_id=request.run_id, file_sha256=sha256, file_bytes=kept.num_bytes))
+        return True
+
+    def _republish(self, sha256: str) -> bool:
+        """The row still speaks of the round, or the request is of the past; announcing again ends it."""
+        context = self._context
+        facts = context.journal.current().facts
+        if facts is None or facts.signed is None or facts.signed.manifest.update_sha256 != sha256:
+            return False
+        if not context.store.is_intact(sha256):
+            return False
+        upload_update(context, facts, self._watch)
+        context.client.announce(facts.run_id, facts.round_number, facts.signed)
+        return False
+
+    def _release(self, run_id: str, before_round: int, keep: tuple[str, ...]) -> bool:
+        num_deleted = self._context.store.release(run_id, before_round, keep)
+        release_model_cards(self._context.settings, run_id, before_round, keep)
+        if num_deleted:
+            logger.info("released files were deleted", run_id=run_id, num_files=num_deleted)
+        return True
+
+    def _finish(self, run_id: str) -> bool:
+        context = self._context
+        row = context.journal.current()
+        if row.facts is not None and row.facts.run_id == run_id:
+            return False  # the main loop has still to leave it
+        context.store.finish_run(run_id)
+        folder = context.settings.run_folder(run_id)
+        if folder.exists():
+            self._remove_remote_parts(row.phase)
+            shutil.rmtree(folder)
+        return True
+
+    def _remove_remote_parts(self, phase: NodePhase) -> None:
+        """Half-written files of ours on the hub, unless one is being written right now."""
+        if phase is NodePhase.UPLOADING:
+            return
+        hub = self._context.hub.get()
+        for path in hub.list_own():
+            found = paths.parse(path)
+            if isinstance(found, paths.TensorPath) and found.is_part:
+                hub.remove(path)

@@ -1,0 +1,87 @@
+"""The models a site holds, in a form that needs no daemon: `models/<run_id>/` for `hsl predict --model`.
+
+round-0007.json     one per round that is still kept: configuration, digest, and the files in the order they are laid
+                    one over the other (later files win)
+model.json          the same for the newest round
+<sha256>.safetensors   hard links into the store: no space of their own
+"""
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from hsl_model.durable import publish, write_bytes
+from hsl_model.protocol.config import Message, NodeId, RunConfig, Sha256
+from hsl_model.protocol.manifest import RunId, canonical_json
+from hsl_model.protocol.messages import ValidationMetrics
+from node_agent.facts import RoundFacts
+from node_agent.settings import NodeSettings
+
+NEWEST = "model.json"
+
+
+class ModelCard(Message):
+    run_id: RunId
+    node_id: NodeId
+    round_number: int
+    config: RunConfig
+    fused_digest: Sha256
+    validation: ValidationMetrics | None
+    files: tuple[str, ...]
+
+
+def write_model_card(settings: NodeSettings, node_id: str, facts: RoundFacts, files: Collection[Path]) -> None:
+    """Cards last: a card names only files that are there."""
+    if facts.fused is None:
+        return
+    folder = settings.model_folder(facts.run_id)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in files:
+        _link(path, folder / path.name)
+    card = ModelCard(
+        run_id=facts.run_id,
+        node_id=node_id,
+        round_number=facts.round_number,
+        config=facts.config,
+        fused_digest=facts.fused.digest,
+        validation=facts.validation,
+        files=tuple(path.name for path in files),
+    )
+    write_bytes(folder / f"round-{facts.round_number:04d}.json", canonical_json(card))
+    write_bytes(folder / NEWEST, canonical_json(card))
+
+
+def release_model_cards(settings: NodeSettings, run_id: str, before_round: int, keep: Collection[str]) -> None:
+    """Forget the cards of released rounds, and the files that no card names any more. The newest card stays."""
+    folder = settings.model_folder(run_id)
+    if not (folder / NEWEST).exists():
+        return
+    newest = read_model_card(folder / NEWEST)
+    wanted = set(newest.files)
+    for path in sorted(folder.glob("round-*.json")):
+        card = read_model_card(path)
+        kept = {f"{sha256}.safetensors" for sha256 in keep}
+        if card.round_number < min(before_round, newest.round_number) and not kept & set(card.files[-1:]):
+            path.unlink()
+        else:
+            wanted |= set(card.files)
+    for path in folder.glob("*.safetensors"):
+        if path.name not in wanted:
+            path.unlink()
+
+
+def read_model_card(path: Path) -> ModelCard:
+    return ModelCard.model_validate_json(path.read_bytes())
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    temporary = target.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, temporary)
+    publish(temporary, target)

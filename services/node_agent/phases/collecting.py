@@ -1,0 +1,118 @@
+"""WAITING and DOWNLOADING: the other nodes' updates come in, some before the plan is frozen, all once it is."""
+
+from pathlib import Path
+
+import structlog
+
+from hsl_model.durable import write_bytes
+from hsl_model.protocol.messages import Announced, PlanEntry, RefusalKind, RefusalReport
+from hsl_model.protocol.paths import manifest_path
+from hsl_model.protocol.retry import FailureKind
+from hsl_model.protocol.states import NodePhase
+from node_agent.context import Context
+from node_agent.errors import AgentError, NotYet
+from node_agent.exchange.base import ExchangeError
+from node_agent.facts import RoundFacts
+from node_agent.phases.models import WRONG_OR_GONE
+from node_agent.store import FileKind, KeptFile
+
+logger = structlog.get_logger(__name__)
+
+
+class UpdatesMissingError(AgentError):
+    """Reported to the coordinator, which asks their owners to publish them again; tried again here meanwhile."""
+
+    code = "updates_missing"
+    kind = FailureKind.NOT_YET_THERE
+    title = "Updates of the plan are missing"
+    template = "The hub does not hold the announced update of {owners}; their sites were asked to publish it again."
+
+
+def waiting(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]:
+    """Until the plan is frozen, which `reconcile` sees. Meanwhile whatever peers announced is fetched already."""
+    assignment = context.assignment(facts)
+    for announced in assignment.announced if assignment else ():
+        if not context.may_train():  # the plan is there, or something else is wanted
+            break
+        _prefetch(context, facts, announced)
+    raise NotYet((assignment.waiting if assignment else None) or "The round's fusion plan is not frozen yet.")
+
+
+def _prefetch(context: Context, facts: RoundFacts, announced: Announced) -> None:
+    if announced.update_bytes == 0:
+        return
+    entry = (announced.node_id, announced.update_sha256, announced.update_bytes)
+    try:
+        _get_update(context, facts, *entry)
+    except ExchangeError as error:
+        if error.kind not in WRONG_OR_GONE:
+            raise
+        # No plan, so nothing to report yet; DOWNLOADING asks again and reports.
+        logger.info("an announced update is not there yet", node_id=announced.node_id)
+
+
+def downloading(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]:
+    """Every update and manifest of the plan. What is missing or wrong is reported; nobody fuses a subset on his own."""
+    if facts.planned is not None and facts.planned.redo > 0:
+        context.store.distrust([entry.update_sha256 for entry in facts.plan.entries])
+    missing = [entry.node_id for entry in _own_first(context, facts) if not _download_entry(context, facts, entry)]
+    if missing:
+        raise UpdatesMissingError(owners=", ".join(sorted(missing)))
+    return NodePhase.VERIFYING, facts
+
+
+def _own_first(context: Context, facts: RoundFacts) -> list[PlanEntry]:
+    """Each node starts with another peer, so that not all read the same file at once."""
+    entries = list(facts.plan.entries)
+    later = [entry for entry in entries if entry.node_id >= context.node_id]
+    return later + entries[: len(entries) - len(later)]
+
+
+def _download_entry(context: Context, facts: RoundFacts, entry: PlanEntry) -> bool:
+    if entry.update_bytes == 0:
+        return True  # a method that exchanges nothing
+    context.check()
+    try:
+        _get_update(context, facts, entry.node_id, entry.update_sha256, entry.update_bytes)
+        _get_manifest(context, facts, entry)
+    except ExchangeError as error:
+        once_more = error.kind is FailureKind.MISMATCH and context.row.attempt == 0  # damaged on the way, perhaps
+        if error.kind not in WRONG_OR_GONE or once_more:
+            raise
+        report = RefusalReport(
+            plan_version=facts.plan.version,
+            owner=entry.node_id,
+            update_sha256=entry.update_sha256,
+            kind=RefusalKind.MISSING,
+            reason=error.sentence()[:500],
+        )
+        context.client.refuse(facts.run_id, facts.round_number, report)
+        return False
+    return True
+
+
+def _get_update(context: Context, facts: RoundFacts, node_id: str, sha256: str, num_bytes: int) -> None:
+    store = context.store
+    store.keep(KeptFile(sha256, facts.run_id, facts.round_number, FileKind.UPDATE, num_bytes))
+    if store.is_intact(sha256):
+        return
+    store.discard(sha256)
+    context.hub.get().get_tensors(node_id, sha256, num_bytes, store.path(sha256), context.watch())
+    store.mark_checked(sha256)
+    context.meter.bytes_down += num_bytes
+
+
+def _get_manifest(context: Context, facts: RoundFacts, entry: PlanEntry) -> None:
+    path = local_manifest(context, facts, entry)
+    if path.exists():
+        return
+    remote = manifest_path(entry.node_id, facts.run_id, facts.round_number, entry.update_sha256)
+    raw = context.hub.get().get_manifest(remote, entry.manifest_sha256)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_bytes(path, raw)
+    context.meter.bytes_down += len(raw)
+
+
+def local_manifest(context: Context, facts: RoundFacts, entry: PlanEntry) -> Path:
+    folder = context.settings.round_folder(facts.run_id, facts.round_number)
+    return folder / f"manifest.{entry.manifest_sha256}.json"

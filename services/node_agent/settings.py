@@ -1,0 +1,61 @@
+"""What an administrator may set for the agent of one site; environment variables `HSL_NODE_*`."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class NodeSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="HSL_NODE_", frozen=True, extra="forbid")
+
+    workdir: Path = Field(description="everything the agent keeps; one agent per folder")
+    coordinator_url: str | None = Field(default=None, description="None: the one it enrolled with")
+    device: Literal["cpu", "cuda"] = "cpu"
+    num_threads: int = Field(default=1, ge=1, description="of the training child")
+    snapshot_every_steps: int = Field(default=50, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=2, description="splits batches on a small device; recorded")
+    site_host: str = Field(default="127.0.0.1", description="the site API never leaves the machine by default")
+    site_port: int = Field(default=0, ge=0, le=65535, description="0: any free one; site.json names it")
+    trainer_command: tuple[str, ...] = (sys.executable, "-m", "node_agent.trainer.child")
+    # A proxy that cuts idle connections after 30 s would end every long poll; 25 s stays below it.
+    poll_wait_s: float = Field(default=25.0, ge=0, le=55)
+    # The coordinator calls a node late after 90 s without contact; a quarter of that survives three lost messages.
+    heartbeat_interval_s: float = Field(default=20.0, gt=0)
+    # A training child that hangs (a driver, a dead disk) would hold the round for ever; it is replaced instead.
+    training_stall_s: float = Field(default=900.0, gt=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def keys_folder(self) -> Path:
+        return self.workdir / "keys"
+
+    @property
+    def journal_path(self) -> Path:
+        return self.workdir / "journal.sqlite"
+
+    @property
+    def bindings_folder(self) -> Path:
+        return self.workdir / "bindings"
+
+    @property
+    def site_file(self) -> Path:
+        """Where the site API says how to reach it: address and token, readable by the owner only."""
+        return self.workdir / "site.json"
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.workdir / "cache"
+
+    def run_folder(self, run_id: str) -> Path:
+        return self.workdir / "runs" / run_id
+
+    def round_folder(self, run_id: str, round_number: int) -> Path:
+        """The workspace of one round: snapshot, results, manifests. Gone after the round is adopted."""
+        return self.run_folder(run_id) / f"round-{round_number:04d}"
+
+    def model_folder(self, run_id: str) -> Path:
+        """What `hsl predict --model` reads: `model.json` and the files it names."""
+        return self.workdir / "models" / run_id

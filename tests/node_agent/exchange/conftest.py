@@ -1,0 +1,63 @@
+"""The implementations under one suite, and a hub process for those that need one."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from node_agent.exchange import open_exchange
+from node_agent.exchange.base import Exchange
+from node_agent.exchange.directory import DirectoryExchange
+from tests.embedded_hub.helpers import HubProcess, Login
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    with HubProcess(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+@pytest.fixture
+def new_login(hub: HubProcess) -> Callable[[], Login]:
+    return lambda: hub.add(f"site-{next(_numbers)}")
+
+
+class Site(Protocol):
+    """A node under test, and its folder on the hub's disk."""
+
+    node_id: str
+    exchange: Exchange
+    folder: Path
+
+
+class _Site:
+    def __init__(self, node_id: str, exchange: Exchange, folder: Path) -> None:
+        self.node_id, self.exchange, self.folder = node_id, exchange, folder
+
+
+@pytest.fixture(params=["directory", "embedded hub"])
+def new_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Site]]:
+    """Makes nodes that share a hub. A further hub is one more parameter here."""
+    made: list[_Site] = []
+
+    def directory() -> Site:
+        node_id = f"site-{next(_numbers)}"
+        folder = tmp_path / "hub" / "nodes" / node_id
+        folder.mkdir(parents=True)
+        made.append(_Site(node_id, DirectoryExchange(tmp_path / "hub", node_id), folder))
+        return made[-1]
+
+    def embedded_hub() -> Site:
+        hub: HubProcess = request.getfixturevalue("hub")
+        login = hub.add(f"site-{next(_numbers)}")
+        exchange = open_exchange(hub.address(login), login.key, login.node_id)
+        made.append(_Site(login.node_id, exchange, hub.folder(login.node_id)))
+        return made[-1]
+
+    yield {"directory": directory, "embedded hub": embedded_hub}[request.param]
+    for site in made:
+        site.exchange.close()

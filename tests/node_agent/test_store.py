@@ -1,0 +1,105 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hsl_model.checkpoint import FileFacts, write_tensors
+from hsl_model.protocol.clock import ManualClock
+from node_agent.journal import Journal
+from node_agent.store import FileKind, KeptFile, Store
+
+RUN = "run-1"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    journal = Journal(tmp_path / "journal.sqlite", ManualClock())
+    yield Store(tmp_path / "store", journal)
+    journal.close()
+
+
+def made(store: Store, value: float) -> FileFacts:
+    return write_tensors(store.folder.parent / f"{value}.safetensors", {"weight": np.full(4, value, np.float32)})
+
+
+def take(store: Store, value: float, round_number: int, kind: FileKind = FileKind.FUSED) -> str:
+    file = made(store, value)
+    store.take(file, RUN, round_number, kind)
+    return file.sha256
+
+
+def test_a_taken_file_is_there_and_its_maker_keeps_the_original(store: Store) -> None:
+    file = made(store, 1.0)
+    store.take(file, RUN, 1, FileKind.UPDATE)
+    store.take(file, RUN, 1, FileKind.UPDATE)  # after a crash
+    assert store.is_intact(file.sha256)
+    assert file.path.exists()
+    assert store.find(file.sha256) == KeptFile(file.sha256, RUN, 1, FileKind.UPDATE, file.num_bytes)
+
+
+def test_wrong_bytes_are_noticed_by_a_new_process_and_after_distrust(store: Store, tmp_path: Path) -> None:
+    sha256 = take(store, 1.0, 1)
+    store.path(sha256).unlink()
+    store.path(sha256).write_bytes(b"rot")
+    assert store.is_intact(sha256)  # hashed before, by this process
+    store.distrust([sha256])
+    assert not store.is_intact(sha256)
+    store.discard(sha256)
+    assert store.find(sha256) is None
+    store.discard(sha256)
+
+
+def test_the_newest_file_that_is_still_there(store: Store) -> None:
+    old, new = take(store, 1.0, 1), take(store, 2.0, 2)
+    newest = store.newest(RUN, FileKind.FUSED, 3)
+    assert newest is not None
+    assert newest.sha256 == new
+    before = store.newest(RUN, FileKind.FUSED, 2)
+    assert before is not None
+    assert before.sha256 == old
+    store.discard(new)
+    after_loss = store.newest(RUN, FileKind.FUSED, 3)
+    assert after_loss is not None
+    assert after_loss.sha256 == old
+    assert store.newest("run-2", FileKind.FUSED, 3) is None
+
+
+def test_of_a_round_there_is_one_fused_model(store: Store) -> None:
+    old, new = take(store, 1.0, 1), take(store, 2.0, 1)
+    assert not store.has(old)
+    assert store.has(new)
+
+
+def test_released_files_go_and_what_is_still_needed_stays(store: Store) -> None:
+    initial = take(store, 0.0, 0, FileKind.INITIAL)
+    fused = [take(store, float(number), number) for number in range(1, 6)]
+    private = [take(store, 10.0 + number, number, FileKind.PRIVATE) for number in range(1, 6)]
+    updates = [take(store, 20.0 + number, number, FileKind.UPDATE) for number in range(1, 6)]
+    assert store.release(RUN, 5, keep=[fused[1]]) > 0
+    assert [store.has(sha256) for sha256 in fused] == [False, True, False, True, True]  # kept best, newest two
+    assert [store.has(sha256) for sha256 in private] == [False, False, False, True, True]
+    assert [store.has(sha256) for sha256 in updates] == [False, False, False, False, True]
+    assert store.has(initial)
+    assert store.release(RUN, 5, keep=[fused[1]]) == 0
+
+
+def test_a_file_kept_for_two_reasons_goes_with_the_last(store: Store) -> None:
+    """With one member, the fused model of a round is its update."""
+    sha256 = take(store, 1.0, 1, FileKind.UPDATE)
+    take(store, 1.0, 1, FileKind.FUSED)
+    store.finish_run(RUN)
+    assert store.has(sha256)
+
+
+def test_a_finished_run_keeps_its_models(store: Store) -> None:
+    fused, private = take(store, 1.0, 1), take(store, 2.0, 1, FileKind.PRIVATE)
+    update = take(store, 3.0, 1, FileKind.UPDATE)
+    assert store.finish_run(RUN) == 1
+    assert [store.has(sha256) for sha256 in (fused, private, update)] == [True, True, False]
+
+
+def test_parts_are_removed_and_files_are_not(store: Store) -> None:
+    sha256 = take(store, 1.0, 1)
+    (store.folder / "x.part").write_bytes(b"half")
+    store.remove_parts()
+    assert [path.name for path in store.folder.iterdir()] == [f"{sha256}.safetensors"]
