@@ -1,0 +1,48 @@
+"""The one command `hsl`. Importing this file is cheap: what a command needs, it imports when it runs."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from hsl_cli import data, demo_command, node, nodes, predict, runs, serve
+from hsl_cli.errors import EXIT_CODES, exit_code_of
+from hsl_model.protocol.errors import HslError
+
+
+class HslGroup(TyperGroup):
+    """Errors of ours become their sentence and their exit code; a traceback is for our bugs only."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HslError as error:
+            typer.echo(f"error: {error.sentence()}", err=True)
+            raise typer.Exit(exit_code_of(error)) from error
+
+
+app = typer.Typer(
+    name="hsl",
+    cls=HslGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="HeteroSync: train one medical-imaging model across hospitals whose images never leave the building.",
+    epilog=EXIT_CODES,
+)
+app.add_typer(serve.coordinator, name="coordinator")
+app.add_typer(serve.hub, name="hub")
+app.add_typer(node.app, name="node")
+app.add_typer(runs.app, name="run")
+app.add_typer(nodes.app, name="nodes")
+app.add_typer(data.app, name="data")
+app.command("demo")(demo_command.demo)
+app.command("predict")(predict.predict)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

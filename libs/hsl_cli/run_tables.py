@@ -1,0 +1,115 @@
+"""Runs, rounds and nodes as tables."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from hsl_cli.output import facts, num_bytes, seconds, table
+from hsl_model.protocol.messages import Progress
+from hsl_model.protocol.states import NodeHealth, ParticipationStatus
+from hsl_model.protocol.views import NodeView, RoundView, RunView
+
+
+def run_facts(run: RunView) -> Table:
+    task = run.config.task
+    newest = "-" if run.round_number is None else run.round_number
+    return facts(
+        (
+            ("run", f"{run.run_id} ({run.name})"),
+            ("status", run.status),
+            ("reason", run.reason),
+            ("waiting for", run.waiting),
+            ("round", f"{newest} of {run.num_rounds}"),
+            ("best round", None if run.best_round is None else f"{run.best_round}, mean AUC {run.best_mean_auc}"),
+            ("task", f"{task.task_id}: {task.positive_class} against {task.negative_class}, {task.modality}"),
+            ("images", f"{task.height} x {task.width} pixels, channels: {task.channels}"),
+            ("method", f"{run.config.method.name}, {run.config.network.encoder} encoder"),
+        )
+    )
+
+
+def members_table(run: RunView) -> Table:
+    rows = []
+    for member in run.members:
+        counts = member.counts
+        training = counts and f"{counts.training.positive} + {counts.training.negative}"
+        validation = counts and f"{counts.validation.positive} + {counts.validation.negative}"
+        rows.append((member.node_id, member.status, training, validation))
+    return table("Members", ("node", "membership", "training (pos + neg)", "validation (pos + neg)"), rows)
+
+
+def rounds_table(rounds: Sequence[RoundView]) -> Table:
+    columns = ("round", "status", "members fused", "excluded", "mean AUC", "fused digest", "waiting for")
+    rows = []
+    for found in rounds:
+        statuses = [one.status for one in found.participations]
+        excluded = [one for one in found.participations if one.status is ParticipationStatus.EXCLUDED]
+        rows.append(
+            (
+                found.round_number,
+                found.status,
+                f"{statuses.count(ParticipationStatus.FUSED)} of {len(statuses)}",
+                ", ".join(f"{one.node_id} ({one.reason})" for one in excluded) or None,
+                found.mean_auc,
+                short(found.fused_digest),
+                found.waiting or found.reason,
+            )
+        )
+    return table("Rounds", columns, rows)
+
+
+def nodes_table(nodes: Sequence[NodeView]) -> Table:
+    columns = ("node", "status", "health", "phase", "progress", "waiting for")
+    rows = [
+        (node.node_id, node.status, health(node), phase(node), progress(node.progress), node.failure or node.waiting)
+        for node in nodes
+    ]
+    return table(None, columns, rows)
+
+
+def node_facts(node: NodeView) -> Table:
+    return facts(
+        (
+            ("node", f"{node.node_id} ({node.display_name})"),
+            ("status", node.status),
+            ("health", health(node)),
+            ("last contact", None if node.last_seen_s is None else f"{seconds(node.last_seen_s)} ago"),
+            ("phase", phase(node)),
+            ("progress", progress(node.progress)),
+            ("waiting for", node.waiting),
+            ("failure", node.failure),
+            ("second agent", "refused; let it in with `hsl nodes release`" if node.duplicate_instance else None),
+            ("boots", node.boot_number),
+            ("signing key", node.signing_public_key),
+            ("enrolled", node.enrolled_at),
+            ("revoked", node.revoked_at),
+        )
+    )
+
+
+def health(node: NodeView) -> str:
+    if node.health in (NodeHealth.LATE, NodeHealth.LOST) and node.last_seen_s is not None:
+        return f"{node.health.value} (silent for {seconds(node.last_seen_s)})"
+    return node.health.value.replace("_", " ")
+
+
+def phase(node: NodeView) -> str | None:
+    if node.phase is None:
+        return None
+    suffix = "" if node.round_number is None else f", round {node.round_number}"
+    return f"{node.phase.value}{suffix}" + (" (paused by its site)" if node.paused_by_site else "")
+
+
+def progress(made: Progress | None) -> str | None:
+    if made is None:
+        return None
+    done = num_bytes(made.done) if made.unit == "bytes" else str(made.done)
+    if made.total is None:
+        return f"{done} {made.unit}"
+    total = num_bytes(made.total) if made.unit == "bytes" else f"{made.total} {made.unit}"
+    return f"{done} of {total}" + (f", attempt {made.attempt}" if made.attempt > 1 else "")
+
+
+def short(digest: str | None) -> str | None:
+    """The first 12 of 64 hex digits: enough for people to compare."""
+    return None if digest is None else digest[:12]

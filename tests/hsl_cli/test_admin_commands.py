@@ -1,0 +1,157 @@
+"""`hsl run …` and `hsl nodes …` against a server: what is sent, what is shown, and the exit codes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from hsl_model.protocol.states import RunStatus
+from tests.hsl_cli.helpers import FakeService, a_config, a_node, a_participation, a_round, a_run, digest, problem
+
+Hsl = Callable[..., Result]
+RUN = "/api/v1/runs/run-0000aaaa"
+
+
+def test_list_shows_a_table_and_prints_json_for_scripts(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on_page("/api/v1/runs", a_run(waiting="site-2 has not announced"))
+    shown = admin("run", "list")
+    assert shown.exit_code == 0
+    assert "run-0000aaaa" in shown.stdout
+    assert "site-2 has not announced" in shown.stdout
+    assert json.loads(admin("run", "list", "--json").stdout)[0]["run_id"] == "run-0000aaaa"
+    _, path, _, headers = coordinator.asked[-1]
+    assert headers["Authorization"] == "Bearer a-token-of-an-admin"
+    assert "status" not in path
+
+
+def test_list_reads_every_page(admin: Hsl, coordinator: FakeService) -> None:
+    pages = [
+        {"items": [a_node(name).model_dump(mode="json")], "total": 2, "offset": offset, "limit": 1}
+        for offset, name in enumerate(("site-1", "site-2"))
+    ]
+    coordinator.on("GET", "/api/v1/nodes", *pages)
+    assert [node["node_id"] for node in json.loads(admin("nodes", "list", "--json").stdout)] == ["site-1", "site-2"]
+
+
+def test_markup_from_the_wire_is_shown_as_text(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on_page("/api/v1/runs", a_run(waiting="[red]ask[/red] site-2"))
+    assert "[red]ask[/red] site-2" in admin("run", "list").stdout
+
+
+@pytest.mark.parametrize("verb", ["start", "pause", "resume"])
+def test_a_run_is_moved(admin: Hsl, coordinator: FakeService, verb: str) -> None:
+    coordinator.on("POST", f"{RUN}/{verb}", a_run())
+    assert "run-0000aaaa is running" in admin("run", verb, "run-0000aaaa").stdout
+    assert coordinator.asked[-1][:2] == ("POST", f"{RUN}/{verb}")
+
+
+def test_stop_wants_to_be_meant(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on("POST", f"{RUN}/stop", a_run(RunStatus.STOPPED))
+    refused = admin("run", "stop", "run-0000aaaa")
+    assert (refused.exit_code, coordinator.asked) == (2, [])
+    assert "--yes" in refused.stderr
+    assert admin("run", "stop", "run-0000aaaa", "--yes").exit_code == 0
+
+
+def test_a_refusal_is_its_sentence_and_exit_code_1(admin: Hsl, coordinator: FakeService) -> None:
+    sentence = "site-2 has not accepted; ask its admin."
+    coordinator.on("POST", f"{RUN}/start", problem("quorum_missing", sentence, 409), status=409)
+    found = admin("run", "start", "run-0000aaaa")
+    assert (found.exit_code, found.stderr) == (1, f"error: {sentence}\n")
+
+
+def test_input_that_the_coordinator_refuses_is_exit_code_2(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on("POST", "/api/v1/nodes", problem("invalid", "node_id: too long.", 422), status=422)
+    found = admin("nodes", "add", "x" * 40)
+    assert (found.exit_code, found.stderr) == (2, "error: node_id: too long.\n")
+
+
+def test_what_a_person_typed_stays_one_segment_of_the_path(admin: Hsl, coordinator: FakeService) -> None:
+    assert admin("run", "show", "../nodes").exit_code == 1
+    assert coordinator.asked[-1][1] == "/api/v1/runs/..%2Fnodes"
+
+
+def test_an_answer_of_another_version_is_one_sentence(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on("GET", RUN, {"surprise": 1})
+    found = admin("run", "show", "run-0000aaaa")
+    assert found.exit_code == 1
+    assert "same version" in found.stderr
+
+
+def test_a_service_that_is_not_there_is_exit_code_3(hsl: Hsl) -> None:
+    with FakeService() as gone:
+        url = gone.url
+    found = hsl("run", "list", "--url", url, "--token", "t")
+    assert found.exit_code == 3
+    assert f"Cannot reach the coordinator at {url}" in found.stderr
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://host"])
+def test_an_address_that_is_none_is_exit_code_2(hsl: Hsl, url: str) -> None:
+    found = hsl("run", "list", "--url", url, "--token", "t")
+    assert found.exit_code == 2
+    assert "is not an address" in found.stderr
+
+
+def test_without_an_address_it_says_how_to_give_one(hsl: Hsl, tmp_path: Path) -> None:
+    found = hsl("run", "list", "--workdir", tmp_path)
+    assert found.exit_code == 2
+    assert "HSL_URL" in found.stderr
+
+
+def test_address_from_environment_or_from_the_folder_of_a_demo(
+    hsl: Hsl, coordinator: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator.on_page("/api/v1/nodes")
+    (tmp_path / "admin.json").write_text(json.dumps({"url": coordinator.url, "token": "from-the-file"}))
+    assert hsl("nodes", "list", "--workdir", tmp_path).exit_code == 0
+    assert coordinator.asked[-1][3]["Authorization"] == "Bearer from-the-file"
+    monkeypatch.setenv("HSL_URL", coordinator.url)
+    monkeypatch.setenv("HSL_ADMIN_TOKEN", "from-the-environment")
+    assert hsl("nodes", "list").exit_code == 0
+    assert coordinator.asked[-1][3]["Authorization"] == "Bearer from-the-environment"
+
+
+def test_add_prints_the_code_once_with_the_command_for_the_site(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on("POST", "/api/v1/nodes", {"node_id": "site-1", "code": "secret-code", "expires_in_s": 604800})
+    found = admin("nodes", "add", "site-1", "--name", "North hospital")
+    assert "--code secret-code" in found.stdout
+    assert coordinator.asked[-1][2] == {"node_id": "site-1", "display_name": "North hospital"}
+
+
+def test_create_sends_the_checked_configuration(admin: Hsl, coordinator: FakeService, tmp_path: Path) -> None:
+    coordinator.on("POST", "/api/v1/runs", a_run(RunStatus.DRAFT, None))
+    config = tmp_path / "run.json"
+    config.write_text(a_config().model_dump_json())
+    assert "hsl run start run-0000aaaa" in admin("run", "create", "--config", config).stdout
+    assert coordinator.asked[-1][2] == a_config().model_dump(mode="json")
+
+
+def test_show_has_members_and_rounds(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on("GET", RUN, a_run())
+    coordinator.on_page(f"{RUN}/rounds", a_round(0, a_participation("site-1", digest("c")), fused=digest("c")))
+    shown = admin("run", "show", "run-0000aaaa").stdout
+    assert "cccccccccccc" in shown
+    assert "3 + 7" in shown
+
+
+def test_watch_ends_with_the_run(admin: Hsl, coordinator: FakeService) -> None:
+    done = a_run(RunStatus.COMPLETED, 0)
+    coordinator.on("GET", RUN, done)
+    coordinator.on("GET", f"{RUN}/rounds/0", a_round(0, a_participation("site-1", digest("c")), fused=digest("c")))
+    coordinator.on_page("/api/v1/nodes", a_node("site-1"))
+    shown = admin("run", "watch", "run-0000aaaa")
+    assert shown.exit_code == 0
+    assert "round 0 completed: mean AUC 0.750, fused digest cccccccccccc" in shown.stdout
+    line = json.loads(admin("run", "watch", "run-0000aaaa", "--json").stdout)
+    assert (line["status"], line["phases"]) == ("completed", {"site-1": "training"})
+
+
+def test_watch_of_a_run_that_failed_is_exit_code_1(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on("GET", RUN, a_run(RunStatus.STOPPED, None, reason="an admin stopped it"))
+    coordinator.on_page("/api/v1/nodes")
+    found = admin("run", "watch", "run-0000aaaa")
+    assert found.exit_code == 1
+    assert "an admin stopped it" in found.stderr
