@@ -1,0 +1,72 @@
+"""kill -9 of any one process at any phase, started again: the same digest in every round as an undisturbed run."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hsl_model.protocol.states import NodePhase
+from tests.e2e.alliance import Alliance, digests
+from tests.e2e.kill_points import KillPoints, died_at
+
+pytestmark = pytest.mark.e2e
+VICTIM = "site-2"
+NewAlliance = Callable[..., Alliance]
+
+
+def run_disturbed(alliance: Alliance) -> list[str | None]:
+    alliance.start()
+    run_id = alliance.create_run()
+    alliance.start_run(run_id)
+    return digests(alliance.wait_for_end(run_id))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_agent_killed_in_every_phase(
+    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path, moment: str
+) -> None:
+    phases = [phase for phase in NodePhase if phase not in (NodePhase.IDLE, NodePhase.FAILED)]
+    if moment == "after":
+        phases.remove(NodePhase.WAITING)  # it ends by a decision, not by returning
+    points = [f"{moment}:{phase}" for phase in phases]
+    markers = tmp_path / "markers"
+    alliance = new_alliance(
+        agent_module="tests.e2e.killed_agent",
+        agent_environment={
+            node_id: KillPoints.environment(points if node_id == VICTIM else [], markers)
+            for node_id in ("site-1", "site-2", "site-3")
+        },
+    )
+    assert run_disturbed(alliance) == undisturbed
+    assert died_at(markers) == {point.replace(":", "_") for point in points}
+    assert alliance.services[VICTIM].num_kills == len(points)
+
+
+def test_the_training_child_killed_while_it_trains_and_validates(
+    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path
+) -> None:
+    points = ["step:1", "step:3", "step:4", "after:train", "before:validate"]
+    markers = tmp_path / "markers"
+    command = f'["{sys.executable}", "-m", "tests.e2e.killed_child"]'
+    alliance = new_alliance(
+        agent_environment={VICTIM: {**KillPoints.environment(points, markers), "HSL_NODE_TRAINER_COMMAND": command}}
+    )
+    assert run_disturbed(alliance) == undisturbed
+    assert died_at(markers) == {point.replace(":", "_") for point in points}
+    assert alliance.services[VICTIM].num_kills == 0, "the daemon survives its child"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_the_coordinator_killed_at_every_kind_of_message(
+    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path, moment: str
+) -> None:
+    kinds = ["initial", "announce", "fusion", "heartbeat", "desired"]
+    points = [f"{moment}:{kind}" for kind in kinds]
+    markers = tmp_path / "markers"
+    alliance = new_alliance(
+        coordinator_module="tests.e2e.killed_coordinator",
+        coordinator_environment=KillPoints.environment(points, markers),
+    )
+    assert run_disturbed(alliance) == undisturbed
+    assert died_at(markers) == {point.replace(":", "_") for point in points}
