@@ -17,6 +17,7 @@ from types import FrameType
 
 import httpx
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from hsl_model.protocol.clock import Clock, SystemClock
 from hsl_model.protocol.errors import HslError
@@ -193,7 +194,8 @@ def configure_logging(level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            # Without local variables: they hold the node's token.
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
