@@ -38,6 +38,7 @@ def _compare(device: str, batch_size: int) -> Record:
         {"published": _published(primary, sat, labels), "two_resnet18": _two_bare(primary, sat, labels)}, REPEATS
     )
     seconds = {name: rounded_median(wall_s) for name, (wall_s, _) in taken.items()}
+    cpu_seconds = {name: rounded_median(cpu_s) for name, (_, cpu_s) in taken.items()}
     ratio = round(seconds["two_resnet18"] / seconds["published"], 3)
     return {
         "case": f"{device}, batch {batch_size}, {SIZE} x {SIZE} x 3",
@@ -46,6 +47,8 @@ def _compare(device: str, batch_size: int) -> Record:
         "repeats": REPEATS,
         "published_step_s": seconds["published"],
         "two_resnet18_steps_s": seconds["two_resnet18"],
+        "published_step_cpu_s": cpu_seconds["published"],
+        "two_resnet18_steps_cpu_s": cpu_seconds["two_resnet18"],
         "throughput_ratio": ratio,
         "target": f"throughput_ratio >= {TARGET}",
         "target_met": ratio >= TARGET,
