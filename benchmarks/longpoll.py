@@ -48,7 +48,7 @@ from hsl_model.protocol.manifest import (
 from hsl_model.protocol.messages import AnnounceRequest, DesiredRequest, Heartbeat
 from hsl_model.protocol.states import NodePhase
 
-NODES = (200, 500, 1000)
+NODES = (200,)
 TARGET_TOLD_S = 1.0
 TARGET_OTHER_P99_MS = 50.0
 TARGET_NODES = 200

@@ -6,13 +6,14 @@ from pydantic import ValidationError
 
 from hsl_cli.errors import BadInputError
 from hsl_cli.model_folder import ModelCard, write_model
+from hsl_cli.options import Site
 from node_agent.bindings import read_binding
 from node_agent.model_card import NEWEST, read_model_card
 from node_agent.settings import NodeSettings
 
 
-def export_model(workdir: Path, run_id: str, round_number: int | None, to: Path) -> ModelCard:
-    settings = NodeSettings(workdir=workdir)
+def export_model(site: Site, run_id: str, round_number: int | None, to: Path) -> ModelCard:
+    settings = site.settings()
     folder = settings.model_folder(run_id)
     name = NEWEST if round_number is None else f"round-{round_number:04d}.json"
     try:

@@ -61,16 +61,15 @@ class Reader:
         return Picture(run, tuple(rounds), nodes)
 
 
-def screen(picture: Picture, notes: tuple[str, ...] = ()) -> RenderableType:
-    """What the terminal shows: the run, a line a site, the rounds so far, and what happened besides."""
+def screen(picture: Picture) -> RenderableType:
+    """What the terminal shows: the run, a line a site, the rounds so far."""
     run = picture.run
     head = Table(show_header=False, box=None, pad_edge=False)
     newest = "no round yet" if picture.newest is None else f"round {picture.newest.round_number} of {run.num_rounds}"
     head.add_row(f"[bold]{text(run.name)}[/bold]  {run.run_id}  [cyan]{run.status.value}[/cyan]  {newest}")
     if waiting := (picture.newest and picture.newest.waiting) or run.waiting:
         head.add_row(f"[yellow]{text(waiting)}[/yellow]")
-    lines = [f"[dim]{text(note)}[/dim]" for note in notes[-5:]]
-    return Group(head, _sites(picture), _scores(picture), *lines)
+    return Group(head, _sites(picture), _scores(picture))
 
 
 def _sites(picture: Picture) -> Table:
@@ -122,7 +121,7 @@ class Lines:
         found = [self._once(line) for one in picture.rounds for line in _round_lines(one)]
         found += [self._once(f"run {picture.run.run_id} is {picture.run.status.value}")]
         found += [
-            self._once(f"{node.node_id} failed in round {node.round_number}: {node.failure}")
+            self._once(f"{node.node_id}, round {node.round_number}: {node.failure}")
             for node in picture.nodes.values()
             if node.failure
         ]
@@ -162,13 +161,15 @@ class Screen:
     """Shows pictures where the output goes: live on a terminal, else lines."""
 
     console: Console
+    transient: bool = False  # whether the live picture goes when it ends, because something better follows
     lines: Lines = field(default_factory=Lines)
-    notes: list[str] = field(default_factory=list)
     live: Live | None = None
 
     def __enter__(self) -> "Screen":
         if self.console.is_terminal:
-            self.live = Live(console=self.console, auto_refresh=False, vertical_overflow="visible")
+            self.live = Live(
+                console=self.console, auto_refresh=False, vertical_overflow="visible", transient=self.transient
+            )
             self.live.start()
         return self
 
@@ -177,14 +178,12 @@ class Screen:
             self.live.stop()
 
     def note(self, sentence: str) -> None:
-        """Something beside the run itself, e.g. a process that was restarted."""
-        self.notes.append(sentence)
-        if self.live is None:
-            self._line(sentence)
+        """Something beside the run itself, e.g. a process that was restarted. It stays above the live picture."""
+        self._line(sentence)
 
     def show(self, picture: Picture) -> None:
         if self.live is not None:
-            self.live.update(screen(picture, tuple(self.notes)), refresh=True)
+            self.live.update(screen(picture), refresh=True)
             return
         for line in self.lines.changes(picture):
             self._line(line)

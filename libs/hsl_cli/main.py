@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from hsl_cli import data, demo_command, node, nodes, predict, runs, serve
-from hsl_cli.errors import EXIT_CODES, exit_code_of
+from hsl_cli.errors import BAD_INPUT, EXIT_CODES, REFUSED, exit_code_of
 from hsl_model.protocol.errors import HslError
 
 
@@ -17,8 +17,21 @@ class HslGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except HslError as error:
-            typer.echo(f"error: {error.sentence()}", err=True)
-            raise typer.Exit(exit_code_of(error)) from error
+            raise _failed(error.sentence(), exit_code_of(error)) from error
+        except ModuleNotFoundError as error:
+            extras = "pip install 'heterosync[coordinator,hub,node,study]'"
+            raise _failed(
+                f"This command needs {error.name}, which is not installed here: {extras}.", REFUSED
+            ) from error
+        except OSError as error:
+            if error.filename is None:  # not about a file of this person, e.g. a closed pipe: typer knows that one
+                raise
+            raise _failed(f"{error.filename}: {error.strerror}.", BAD_INPUT) from error
+
+
+def _failed(sentence: str, exit_code: int) -> typer.Exit:
+    typer.echo(f"error: {sentence}", err=True)
+    return typer.Exit(exit_code)
 
 
 app = typer.Typer(

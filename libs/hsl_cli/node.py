@@ -30,13 +30,12 @@ def enrol(
     from hsl_model.protocol.retry import FailureKind
     from node_agent.coordinator_client import CoordinatorError
     from node_agent.enrol import enrol as join
-    from node_agent.settings import NodeSettings
 
     checked_address(coordinator)
     if (site.workdir / "node.json").exists():
         raise RefusedError(reason=f"{site.workdir} is enrolled already; one folder is one node, so choose another.")
     try:
-        joined = join(NodeSettings(workdir=site.workdir), coordinator, code)
+        joined = join(site.settings(), coordinator, code)
     except ValidationError as error:
         raise BadInputError(reason="--code: this is not a code of `hsl nodes add`; was it copied whole?") from error
     except CoordinatorError as error:
@@ -81,7 +80,6 @@ def bind(
     from hsl_cli.output import print_json, say
     from hsl_cli.source import class_mapping
     from node_agent.bindings import BindingFile, write_binding
-    from node_agent.settings import NodeSettings
 
     if sat is not None and not sat.is_file():
         raise BadInputError(reason=f"--sat {sat}: there is no such file.")
@@ -91,7 +89,7 @@ def bind(
         with site.open() as agent:
             agent.post("/bindings", BindingFile, file)  # a running agent looks at the new data at once
     except UnreachableError:
-        write_binding(NodeSettings(workdir=site.workdir), file)
+        write_binding(site.settings(), file)
     if json:
         return print_json(file)
     say(f"Bound {binding.path} to task {task}.")
@@ -197,9 +195,8 @@ def verify_egress(site: Site, json: JsonFlag = False) -> None:
     from node_agent.egress import verify
     from node_agent.enrol import load_identity
     from node_agent.journal import Journal
-    from node_agent.settings import NodeSettings
 
-    settings = NodeSettings(workdir=site.workdir)
+    settings = site.settings()
     load_identity(settings)  # refuses a folder that is not an agent's, instead of making a journal there
     journal = Journal(settings.journal_path, SystemClock())
     try:
@@ -227,7 +224,7 @@ def export(
     from hsl_cli.export import export_model
     from hsl_cli.output import print_json, say
 
-    card = export_model(site.workdir, run, round_number, to)
+    card = export_model(site, run, round_number, to)
     if json:
         return print_json(card)
     return say(f"Wrote the model of {card.run_id} after round {card.round_number} to {to}: hsl predict --model {to} …")

@@ -17,6 +17,7 @@ from hsl_cli.errors import BadInputError
 
 if TYPE_CHECKING:
     from hsl_cli.service import Service
+    from node_agent.settings import NodeSettings
 
 DEFAULT_WORKDIR = Path("demo-run")
 
@@ -56,6 +57,18 @@ class Site:
     workdir: Annotated[
         Path, typer.Option(envvar="HSL_NODE_WORKDIR", help="The agent's folder, which holds its keys and journal.")
     ] = Path("node")
+
+    def settings(self) -> "NodeSettings":
+        """The agent's settings in this folder; what the environment gets wrong is named by its variable."""
+        from pydantic import ValidationError
+
+        from hsl_cli.config_file import wrong_settings
+        from node_agent.settings import NodeSettings
+
+        try:
+            return NodeSettings(workdir=self.workdir)
+        except ValidationError as error:
+            raise BadInputError(reason=f"Correct the environment:\n{wrong_settings(error, 'HSL_NODE_')}") from error
 
     def open(self) -> "Service":
         from hsl_cli.errors import UnreachableError

@@ -104,6 +104,8 @@ def _refusal(name: str, reply: httpx.Response) -> CommandError:
         sentence = Problem.model_validate_json(reply.content).detail
     except ValidationError:
         sentence = f"{name} answered {reply.status_code} {reply.reason_phrase} to {reply.request.url.path}."
+    if reply.status_code in (502, 503, 504):  # it, or what it needs, is being restarted
+        return UnreachableError(reason=sentence)
     if reply.status_code in (400, 422):
         return BadInputError(reason=sentence)
     return RefusedError(reason=sentence, status=reply.status_code)

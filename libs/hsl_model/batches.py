@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hsl_model.augment import augment, normalise, to_unit
 from hsl_model.data import ImageSet, SiteData
+from hsl_model.network import choose_anchors
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.round_work import RoundSpec
@@ -42,7 +43,7 @@ class PairLoader:
 
     def __init__(self, spec: RoundSpec, data: SiteData, device: str) -> None:
         config = spec.config
-        check_images(config, data)
+        check_data(config, data)
         self._spec, self._data, self._device = spec, data, device
         self._has_sat = config.architecture == "mmoe"
         self._num_images = num_images(
@@ -84,7 +85,7 @@ class PairLoader:
         return normalise(images), labels
 
 
-def check_images(config: RunConfig, data: SiteData) -> None:
+def check_data(config: RunConfig, data: SiteData) -> None:
     """Refuse data that is not of the run's task, before a long training starts on it."""
     task = config.task
     expected = (task.channels, task.height, task.width)
@@ -92,5 +93,7 @@ def check_images(config: RunConfig, data: SiteData) -> None:
     for name, cases in sets.items():
         if cases is not None and cases.images.shape[1:] != expected:
             raise ConfigError(reason=f"the {name} images are {cases.images.shape[1:]}; the task says {expected}")
-    if config.architecture == "mmoe" and (data.sat is None or not len(data.sat)):
-        raise ConfigError(reason="the mmoe network needs the shared anchor task; bind this site's SAT bundle")
+    if config.architecture == "mmoe":
+        if data.sat is None or not len(data.sat):
+            raise ConfigError(reason="the mmoe network needs the shared anchor task; bind this site's SAT bundle")
+        choose_anchors(data.sat.labels, config.training.num_anchors, config.seed)  # refuses a SAT that is too small

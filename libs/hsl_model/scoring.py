@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hsl_model.augment import normalise, to_unit
-from hsl_model.batches import check_images
+from hsl_model.batches import check_data
 from hsl_model.data import ImageSet, SiteData
 from hsl_model.methods import load
 from hsl_model.methods.base import Method
@@ -41,7 +41,7 @@ def evaluate(
     options: EngineOptions,
     split: Literal["validation", "test"],
 ) -> ValidationMetrics:
-    check_images(spec.config, data)
+    check_data(spec.config, data)
     torch.set_num_threads(options.num_threads)
     scorer = Scorer(spec.config, load_network(spec.config, start, options.device), data.sat)
     return scorer.metrics(data.validation if split == "validation" else data.test)

@@ -1,9 +1,9 @@
 """The header of a tensor file (safetensors): built in one form only, and read with trust in nothing.
 
 A file is `<u64 header length> <JSON header> <bytes of all tensors>`. The form we write: header padded to 8 bytes, no
-metadata, larger elements first and then by name, so every tensor starts at a multiple of its element size, as the
-safetensors library wants it. We read any valid safetensors file, but the header is bounded before it is read, and no
-tensor is allocated before all names, shapes, types and offsets have proved to fill the file exactly.
+metadata, larger elements first and then by name, so that every tensor starts at a multiple of its element size: what
+the safetensors library writes, too. We read any valid safetensors file, but the header is bounded before it is read,
+and no tensor is allocated before all names, shapes, types and offsets have proved to fill the file exactly.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The composition root: settings, clock and hub in, one FastAPI application out. Nothing else builds these parts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -13,6 +13,8 @@ import coordinator.nodes.endpoints
 import coordinator.rounds.endpoints
 import coordinator.runs.endpoints
 from coordinator.db import Database
+from coordinator.hub.admin import HubAdmin
+from coordinator.hub.embedded import EmbeddedHubAdmin
 from coordinator.kernel import Kernel
 from coordinator.kit.openapi import describe
 from coordinator.kit.problems import install_problems
@@ -33,18 +35,9 @@ DOMAINS = (
 )
 
 
-def create_app(settings: CoordinatorSettings, *, clock: Clock | None = None, hub: "HubAdmin | None" = None) -> FastAPI:
+def create_app(settings: CoordinatorSettings, *, clock: Clock | None = None, hub: HubAdmin | None = None) -> FastAPI:
     """The coordinator. Its parts hang together in `app.state.kernel`; its schedule runs from start to shutdown."""
-    kernel = Kernel(
-        settings=settings,
-        clock=clock or SystemClock(),
-        database=Database(settings.resolved_database_url),
-        hub=hub
-        or __import__("importlib")
-        .import_module("coordinator.hub.embedded")
-        .EmbeddedHubAdmin(settings.hub_admin_url, settings.hub_admin_token.get_secret_value()),
-        notifier=Notifier(),
-    )
+    kernel = _kernel(settings, clock or SystemClock(), hub)
     app = FastAPI(
         title="HeteroSync coordinator",
         description=__doc__,
@@ -61,6 +54,15 @@ def create_app(settings: CoordinatorSettings, *, clock: Clock | None = None, hub
     return app
 
 
+def _kernel(settings: CoordinatorSettings, clock: Clock, hub: HubAdmin | None) -> Kernel:
+    closes: tuple[Callable[[], None], ...] = ()
+    if hub is None:
+        hub = embedded = EmbeddedHubAdmin(settings.hub_admin_url, settings.hub_admin_token.get_secret_value())
+        closes = (embedded.close,)
+    database = Database(settings.resolved_database_url)
+    return Kernel(settings, clock, database, hub, Notifier(), closes)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     kernel: Kernel = app.state.kernel
@@ -71,4 +73,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         kernel.notifier.close()
         await run_in_threadpool(schedule.shutdown)
-        kernel.database.close()
+        kernel.close()

@@ -1,19 +1,16 @@
 """What one coordinator process is made of: built once by `create_app`, found as `request.app.state.kernel`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
 from coordinator.db import Database, has_changed
+from coordinator.hub.admin import HubAdmin
 from coordinator.notifier import Notifier
 from coordinator.settings import CoordinatorSettings
 from hsl_model.protocol.clock import Clock
-
-if TYPE_CHECKING:
-    from coordinator.hub.admin import HubAdmin
 
 
 @dataclass(frozen=True)
@@ -21,8 +18,9 @@ class Kernel:
     settings: CoordinatorSettings
     clock: Clock
     database: Database
-    hub: "HubAdmin"
+    hub: HubAdmin
     notifier: Notifier
+    closes: tuple[Callable[[], None], ...] = ()  # what was opened for this kernel besides the database
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -37,3 +35,8 @@ class Kernel:
         """For answers that change nothing: never waits for a writer, never makes one wait."""
         with self.database.reading() as session:
             yield session
+
+    def close(self) -> None:
+        self.database.close()
+        for close in self.closes:
+            close()

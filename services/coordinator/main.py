@@ -4,13 +4,11 @@ import os
 import signal
 import socket
 import types
-from typing import Any
 
 import uvicorn
 
 from coordinator.app import create_app
-
-HubAdmin = Any  # TEMP
+from coordinator.hub.admin import HubAdmin
 from coordinator.kernel import Kernel
 from coordinator.logs import configure_logs
 from coordinator.settings import CoordinatorSettings

@@ -11,6 +11,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from coordinator.kernel import Kernel
 from coordinator.nodes import provisioning
+from coordinator.nodes.errors import HubUnreachableError
 from coordinator.rounds.tick import tick
 
 HUB_PAUSE_S = 5.0  # a hub that hangs until its timeout must not hold up every tick
@@ -40,6 +41,8 @@ class Beat:
     def _safely(part: str, work: Callable[[], None]) -> bool:
         try:
             work()
+        except HubUnreachableError:  # said in the log where it happened; the hub comes back some time
+            return False
         except Exception as error:  # noqa: BLE001 - the thread's boundary: one bad tick must not end the schedule
             _log.error("beat_failed", part=part, error=type(error).__name__, exc_info=error)
             return False

@@ -24,6 +24,7 @@ from embedded_hub.server import Connections, HubParts, listen
 from embedded_hub.settings import ADMIN_HOST, HubSettings
 from embedded_hub.users import Users, ensure_host_key, host_key_line, lock_folder
 from hsl_model.durable import write_bytes
+from hsl_model.memory import keep_freed_memory
 
 _log = structlog.get_logger(__name__)
 
@@ -84,4 +85,5 @@ async def _serve(settings: HubSettings) -> None:
 def serve(settings: HubSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `HubError` if the folder cannot be served, `OSError` if a port is taken."""
     configure_logs(settings.log_level)
+    keep_freed_memory()
     asyncio.run(_serve(settings))

@@ -16,12 +16,13 @@ nothing, because everything is decided from the row and the newest desired state
 """
 
 import secrets
+import sqlite3
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 import structlog
 
-from hsl_model.protocol.retry import RetryPolicy
+from hsl_model.protocol.retry import FailureKind, RetryPolicy
 from hsl_model.protocol.states import NodePhase
 from node_agent.context import Context
 from node_agent.errors import Interrupted, NotYet, failure_of
@@ -55,11 +56,20 @@ class Daemon:
         context.begin_phase()
         try:
             while (seen := self._begin_turn()) is not None:
-                wait_s = self.turn()
-                self._wait(seen, wait_s)
+                self._wait(seen, self._turn_or_wait())
         finally:
             context.end_trainer()
             context.hub.drop()
+
+    def _turn_or_wait(self) -> float | None:
+        """A journal that cannot be written (a full disk) cannot keep `retry_at` either: the same row a little later."""
+        try:
+            return self.turn()
+        except (sqlite3.Error, OSError) as error:
+            failure = failure_of(error)
+            logger.warning("the journal cannot be used", code=failure.code, reason=failure.sentence, exc_info=error)
+            self._context.mailbox.waiting = failure.sentence
+            return self._retry.cap_s
 
     def _begin_turn(self) -> int | None:
         """The generation this turn decides on; None when the agent is to end."""
@@ -151,7 +161,8 @@ class Daemon:
         if not context.may_finish():
             return  # broken off because the round is left, or the agent ends: not a failure
         failure = failure_of(error)
-        logger.warning("phase failed", phase=row.phase, code=failure.code, reason=failure.sentence, exc_info=error)
+        trace = error if failure.kind is FailureKind.BUG else None
+        logger.warning("phase failed", phase=row.phase, code=failure.code, reason=failure.sentence, exc_info=trace)
         delay_s = self._retry.delay_s(row.attempt, failure.kind, self._draw())
         if delay_s is None:
             context.journal.fail(failure, situation(context.mailbox.desired))

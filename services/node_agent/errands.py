@@ -197,9 +197,9 @@ class Errands(threading.Thread):
 
     def _publish(self, request: PublishRequest) -> bool:
         context, sha256 = self._context, request.file_sha256
-        kept = context.store.find(sha256)
-        if kept is None or not context.store.is_intact(sha256):
-            logger.warning("asked to publish a file that is not kept here", sha256=sha256)
+        kept = context.store.find_publishable(request.run_id, sha256)
+        if kept is None:
+            logger.warning("asked to publish a file that is not kept here, or never leaves", sha256=sha256)
             return True
         context.hub.get().put_tensors(context.store.path(sha256), context.node_id, sha256, self._watch)
         context.client.published(PublishedReport(run_id=request.run_id, file_sha256=sha256, file_bytes=kept.num_bytes))

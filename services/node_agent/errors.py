@@ -5,6 +5,7 @@ The kinds and which of them are worth another try stand in `hsl_model.protocol.r
 """
 
 import errno
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,6 +143,9 @@ def failure_of(error: Exception) -> Failure:
         return Failure(kind if isinstance(kind, FailureKind) else _kind_of(error), code, error.sentence())
     if isinstance(error, OSError):
         return _failure_of_os(error)
+    if isinstance(error, sqlite3.Error):
+        sentence = "The agent's journal cannot be read or written; is its disk full?"
+        return Failure(FailureKind.SPACE, "journal_unavailable", sentence)
     return Failure(
         FailureKind.BUG, "internal", f"An unexpected {type(error).__name__}; the agent's log has the details."
     )

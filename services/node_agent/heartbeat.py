@@ -1,5 +1,6 @@
 """The heartbeat: one thread that tells the coordinator what this node is doing, at intervals and when that changes."""
 
+import sqlite3
 import threading
 from functools import partial
 
@@ -7,7 +8,9 @@ import structlog
 
 from hsl_model.protocol.clock import Clock
 from hsl_model.protocol.messages import Heartbeat
+from hsl_model.protocol.states import NodePhase
 from node_agent.coordinator_client import CoordinatorClient, CoordinatorError
+from node_agent.errors import failure_of
 from node_agent.journal import Journal
 from node_agent.mailbox import Mailbox
 from node_agent.poller import pause
@@ -29,17 +32,20 @@ class HeartbeatThread(threading.Thread):
     def run(self) -> None:
         """A heartbeat that is lost is not sent again: the next one says more."""
         while not self._mailbox.stopping:
-            message = self.message()
+            said: tuple[object, ...] = ()
             try:
+                message = self.message()
+                said = _situation(message)
                 self._client.heartbeat(message)
-            except CoordinatorError as error:
-                logger.debug("a heartbeat was lost", code=error.problem_code)
-            pause(self._mailbox, self._clock, self._interval_s, partial(self._has_news, _situation(message)))
+            except (CoordinatorError, sqlite3.Error) as error:  # also a journal that cannot be read
+                logger.debug("a heartbeat was lost", code=failure_of(error).code)
+            pause(self._mailbox, self._clock, self._interval_s, partial(self._has_news, said))
 
     def message(self) -> Heartbeat:
         row = self._journal.current()
-        failure = f"{row.failure.code}: {row.failure.sentence}"[:500] if row.failure else None
-        waiting = self._mailbox.waiting
+        waiting, failure = self._mailbox.waiting, None
+        if row.phase is NodePhase.FAILED and row.failure is not None:  # anything else is tried again by itself
+            failure = f"{row.failure.code}: {row.failure.sentence}"[:500]
         return Heartbeat(
             phase=row.phase,
             run_id=row.facts.run_id if row.facts else None,
@@ -51,7 +57,7 @@ class HeartbeatThread(threading.Thread):
         )
 
     def _has_news(self, said: tuple[object, ...]) -> bool:
-        return self._mailbox.stopping or _situation(self.message()) != said
+        return self._mailbox.stopping or (said != () and _situation(self.message()) != said)
 
 
 def _situation(message: Heartbeat) -> tuple[object, ...]:

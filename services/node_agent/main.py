@@ -17,6 +17,7 @@ from types import FrameType
 
 import httpx
 import structlog
+from pydantic import ValidationError
 from structlog.tracebacks import ExceptionDictTransformer
 
 from hsl_model.protocol.clock import Clock, SystemClock
@@ -59,7 +60,6 @@ def run_daemon(
 ) -> None:
     """Run the agent of `settings.workdir` until `mailbox.stop()`. Raises `NotEnrolledError`, `AlreadyRunningError`."""
     clock, retry, mailbox = clock or SystemClock(), retry or RetryPolicy(), mailbox or Mailbox()
-    os.umask(0o077)  # whatever this process writes is for its own user only
     identity = load_identity(settings)
     with only_agent(settings.workdir):
         journal = Journal(settings.journal_path, clock)
@@ -164,6 +164,7 @@ def only_agent(workdir: Path) -> Iterator[None]:
 def serve(settings: NodeSettings) -> None:
     """Run in the foreground; SIGTERM and Ctrl-C end the agent with a snapshot."""
     configure_logging(settings.log_level)
+    os.umask(0o077)  # whatever this process and its child write is for their own user only
     mailbox = Mailbox()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -204,7 +205,13 @@ def configure_logging(level: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    settings = NodeSettings()
+    try:
+        settings = NodeSettings()
+    except ValidationError as error:
+        for found in error.errors():
+            name = f"HSL_NODE_{'_'.join(map(str, found['loc'])).upper()}"
+            sys.stderr.write(f"{name}: {found['msg']}; set it in the environment.\n")
+        return 2
     try:
         if arguments == ["egress"]:
             sys.stdout.write(check_egress(settings) + "\n")

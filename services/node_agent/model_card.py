@@ -15,6 +15,7 @@ from hsl_model.durable import publish, write_bytes
 from hsl_model.protocol.config import Message, NodeId, RunConfig, Sha256
 from hsl_model.protocol.manifest import RunId, canonical_json
 from hsl_model.protocol.messages import ValidationMetrics
+from hsl_model.protocol.states import Fused
 from node_agent.facts import RoundFacts
 from node_agent.settings import NodeSettings
 
@@ -32,24 +33,22 @@ class ModelCard(Message):
 
 
 def write_model_card(settings: NodeSettings, node_id: str, facts: RoundFacts, files: Collection[Path]) -> None:
-    """Cards last: a card names only files that are there."""
+    """The model that was adopted in this round."""
     if facts.fused is None:
         return
-    folder = settings.model_folder(facts.run_id)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in files:
-        _link(path, folder / path.name)
-    card = ModelCard(
-        run_id=facts.run_id,
-        node_id=node_id,
-        round_number=facts.round_number,
-        config=facts.config,
-        fused_digest=facts.fused.digest,
-        validation=facts.validation,
-        files=tuple(path.name for path in files),
-    )
-    write_bytes(folder / f"round-{facts.round_number:04d}.json", canonical_json(card))
-    write_bytes(folder / NEWEST, canonical_json(card))
+    card = _card(node_id, facts, facts.round_number, facts.fused.digest, files)
+    _write(settings, files, card.model_copy(update={"validation": facts.validation}))
+
+
+def write_start_card(settings: NodeSettings, node_id: str, facts: RoundFacts, files: Collection[Path]) -> None:
+    """Let the card of the round before speak of the ledger's model: this node may have been away, or have deviated."""
+    start = facts.start
+    if start is None or facts.fused_kind is not Fused.COMMON:
+        return
+    path = settings.model_folder(facts.run_id) / _name(start.round_number)
+    if path.exists() and read_model_card(path).fused_digest == start.fused_digest:
+        return
+    _write(settings, files, _card(node_id, facts, start.round_number, start.fused_digest, files))
 
 
 def release_model_cards(settings: NodeSettings, run_id: str, before_round: int, keep: Collection[str]) -> None:
@@ -69,6 +68,32 @@ def release_model_cards(settings: NodeSettings, run_id: str, before_round: int, 
     for path in folder.glob("*.safetensors"):
         if path.name not in wanted:
             path.unlink()
+
+
+def _card(node_id: str, facts: RoundFacts, round_number: int, digest: str, files: Collection[Path]) -> ModelCard:
+    return ModelCard(
+        run_id=facts.run_id,
+        node_id=node_id,
+        round_number=round_number,
+        config=facts.config,
+        fused_digest=digest,
+        validation=None,
+        files=tuple(path.name for path in files),
+    )
+
+
+def _write(settings: NodeSettings, files: Collection[Path], card: ModelCard) -> None:
+    """Cards last: a card names only files that are there."""
+    folder = settings.model_folder(card.run_id)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in files:
+        _link(path, folder / path.name)
+    write_bytes(folder / _name(card.round_number), canonical_json(card))
+    write_bytes(folder / NEWEST, canonical_json(card))
+
+
+def _name(round_number: int) -> str:
+    return f"round-{round_number:04d}.json"
 
 
 def read_model_card(path: Path) -> ModelCard:

@@ -6,6 +6,7 @@
 It never gives up: a revoked node, a wrong token or an outdated version may be put right while the agent runs.
 """
 
+import sqlite3
 import threading
 from collections.abc import Callable
 
@@ -45,7 +46,7 @@ class Poller(threading.Thread):
                 desired = self._client.desired(
                     DesiredRequest(known_version=known, wait_s=self._wait_s, missing=missing)
                 )
-            except CoordinatorError as error:
+            except (CoordinatorError, sqlite3.Error) as error:  # also a ledger that cannot be written
                 self._failed(error)
                 pause_s = self._retry.delay_s(attempt, FailureKind.CONNECTION, 0.5) or self._retry.cap_s
                 attempt += 1
@@ -69,7 +70,7 @@ class Poller(threading.Thread):
             with box.change():
                 box.contact_failure, box.revoked = None, False
 
-    def _failed(self, error: CoordinatorError) -> None:
+    def _failed(self, error: CoordinatorError | sqlite3.Error) -> None:
         failure = failure_of(error)
         if failure != self._mailbox.contact_failure:
             logger.warning("the coordinator cannot be asked", code=failure.code, reason=failure.sentence)

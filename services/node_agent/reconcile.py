@@ -96,9 +96,12 @@ def _must_leave(row: PhaseRow, wish: Wish) -> bool:
         return True
     if wish.desired is None:
         return False
+    assignment = wish.desired.assignment
     if row.facts.run_id in wish.desired.finished_runs:
         return True
-    return wish.desired.assignment is None and row.phase is not NodePhase.IDLE
+    if assignment is None:
+        return row.phase is not NodePhase.IDLE
+    return assignment.run_id == row.facts.run_id and assignment.run_status in (RunStatus.STOPPED, RunStatus.FAILED)
 
 
 def _without_coordinator(row: PhaseRow) -> Decision:
@@ -128,8 +131,9 @@ def _other_round(row: PhaseRow, assignment: Assignment, wish: Wish) -> Decision:
 
 def _begin(assignment: Assignment, wish: Wish) -> Decision:
     """Take up a round. Whoever has nothing (more) to contribute goes straight to WAITING."""
-    if assignment.run_status not in (RunStatus.RUNNING, RunStatus.PAUSED):
-        return Hold(NO_WORK)
+    is_over = assignment.run_status not in (RunStatus.RUNNING, RunStatus.PAUSED)
+    if is_over and (assignment.plan is None or assignment.run_status is not RunStatus.COMPLETED):
+        return Hold(NO_WORK)  # a completed run still lets its late members fuse the last plan
     facts = RoundFacts(
         run_id=assignment.run_id,
         round_number=assignment.round_number,

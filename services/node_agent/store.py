@@ -20,8 +20,13 @@ from node_agent.journal import Journal
 class FileKind(StrEnum):
     UPDATE = "update"  # what a node published, own or a peer's
     PRIVATE = "private"  # this node's tensors that the method does not share
-    FUSED = "fused"  # the fused model of a round: common, or this node's own mixture
+    FUSED = "fused"  # the common model of a round
+    OWN = "own"  # this node's own mixture, where the method makes one
     INITIAL = "initial"  # the run's initial weights: completes every later model
+
+
+PUBLISHABLE = frozenset({FileKind.UPDATE, FileKind.FUSED, FileKind.INITIAL})
+"""What may be put on the hub when the coordinator asks for it. Nothing that a method keeps at home."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +108,11 @@ class Store:
         self._checked.discard(sha256)
         self.path(sha256).unlink(missing_ok=True)
 
-    def find(self, sha256: str) -> KeptFile | None:
-        with self._journal.transaction() as connection:
-            row = connection.execute("SELECT * FROM kept_files WHERE sha256 = ? LIMIT 1", (sha256,)).fetchone()
-        return None if row is None or not self.has(sha256) else _kept(row)
+    def find_publishable(self, run_id: str, sha256: str) -> KeptFile | None:
+        """The file, if it is here with the right bytes and may leave in this run."""
+        found = (file for file in self._files(run_id) if file.sha256 == sha256 and file.kind in PUBLISHABLE)
+        file = next(found, None)
+        return file if file is not None and self.is_intact(sha256) else None
 
     def newest(self, run_id: str, kind: FileKind, before_round: int) -> KeptFile | None:
         """The newest file of a kind that is older than `before_round` and still here."""

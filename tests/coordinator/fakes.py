@@ -2,15 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from hsl_model.protocol.errors import HslError
+from coordinator.hub.admin import HubDownError, HubFile
 from hsl_model.protocol.messages import HubAddress
-
-
-class HubDownError(HslError):
-    code = "hub_unreachable"
-    http_status = 503
-    title = "The hub does not answer"
-    template = "The hub is down in this test."
 
 
 @dataclass
@@ -34,7 +27,7 @@ class MemoryHub:
         self._answer("cut", node_id)
         self.keys.pop(node_id, None)
 
-    def list(self, node_id: str) -> tuple[()]:
+    def list(self, node_id: str) -> tuple[HubFile, ...]:
         self._answer("list", node_id)
         return ()
 
@@ -49,5 +42,5 @@ class MemoryHub:
 
     def _answer(self, *call: str) -> None:
         if self.is_down:
-            raise HubDownError
+            raise HubDownError(url="http://hub.test", reason="ConnectError")
         self.calls.append(call)

@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from hsl_cli.demo.ports import choose_ports
 from hsl_data.phantoms import write_phantom_sat, write_phantom_sites
 from hsl_data.sat import SatFacts
 from hsl_data.site import SiteBinding
@@ -40,12 +40,6 @@ SMALLEST = {
     "convergence": {"enabled": False},
 }
 PATIENCE_S = 240.0  # a test that waits longer has found a hang; the shared machines are slow, so it is generous
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -102,7 +96,8 @@ class Alliance:
     def __post_init__(self) -> None:
         self.token = secrets.token_urlsafe(32)
         self.hub_token = secrets.token_urlsafe(32)
-        self.port, self.hub_port, self.hub_admin_port = free_port(), free_port(), free_port()
+        ports = choose_ports(None)
+        self.port, self.hub_port, self.hub_admin_port = ports.coordinator, ports.hub, ports.hub_admin
         self.node_ids = tuple(f"site-{number}" for number in range(1, self.num_sites + 1))
         self.http = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1",
@@ -243,7 +238,7 @@ class Alliance:
             time.sleep(0.05)  # noqa: TID251 - watching processes from outside
 
     def _tails(self) -> str:
-        return "\n".join(f"--- {name}\n{service.tail(15)}" for name, service in self.services.items())
+        return "\n".join(f"--- {name}\n{service.tail(4)}" for name, service in self.services.items())
 
     def _add(self, name: str, module: str, environment: dict[str, str]) -> None:
         service = Service(name, module, environment, self.root / "logs" / f"{name}.log")

@@ -22,14 +22,13 @@ def run_disturbed(alliance: Alliance) -> list[str | None]:
     return digests(alliance.wait_for_end(run_id))
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_agent_killed_in_every_phase(
-    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path, moment: str
+    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path
 ) -> None:
+    """Twice in each: when it begins, and when its work is done and its row not yet written."""
     phases = [phase for phase in NodePhase if phase not in (NodePhase.IDLE, NodePhase.FAILED)]
-    if moment == "after":
-        phases.remove(NodePhase.WAITING)  # it ends by a decision, not by returning
-    points = [f"{moment}:{phase}" for phase in phases]
+    points = [f"before:{phase}" for phase in phases]
+    points += [f"after:{phase}" for phase in phases if phase is not NodePhase.WAITING]  # a decision ends it
     markers = tmp_path / "markers"
     alliance = new_alliance(
         agent_module="tests.e2e.killed_agent",
@@ -57,16 +56,28 @@ def test_the_training_child_killed_while_it_trains_and_validates(
     assert alliance.services[VICTIM].num_kills == 0, "the daemon survives its child"
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
 def test_the_coordinator_killed_at_every_kind_of_message(
-    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path, moment: str
+    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path
 ) -> None:
+    """Twice at each: before it is handled, and when the transaction is committed and nobody was answered."""
     kinds = ["initial", "announce", "fusion", "heartbeat", "desired"]
-    points = [f"{moment}:{kind}" for kind in kinds]
+    points = [f"{moment}:{kind}" for kind in kinds for moment in ("before", "after")]
     markers = tmp_path / "markers"
     alliance = new_alliance(
         coordinator_module="tests.e2e.killed_coordinator",
         coordinator_environment=KillPoints.environment(points, markers),
     )
+    assert run_disturbed(alliance) == undisturbed
+    assert died_at(markers) == {point.replace(":", "_") for point in points}
+
+
+def test_the_hub_killed_while_files_come_and_go(
+    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path
+) -> None:
+    """Every update is some 30 writes of 32 KiB, so the points lie in the first files and in later rounds."""
+    points = ["before:write:1", "after:write:7", "before:close:2", "after:sha256:1", "before:rename:2"]
+    points += ["after:rename:1", "before:rename:5", "before:open_for_reading:1", "after:open_for_reading:6"]
+    markers = tmp_path / "markers"
+    alliance = new_alliance(hub_module="tests.e2e.killed_hub", hub_environment=KillPoints.environment(points, markers))
     assert run_disturbed(alliance) == undisturbed
     assert died_at(markers) == {point.replace(":", "_") for point in points}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -39,6 +40,10 @@ def wait_until(true: Callable[[], object], what: str) -> None:
     while not true():
         assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
         pause.wait(0.01)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def free_port() -> int:
@@ -116,8 +121,7 @@ class HubProcess(Hub, AbstractContextManager["HubProcess"]):
     """`python -m embedded_hub`. Ports stay the same over restarts."""
 
     process: subprocess.Popen[bytes] | None = None
-    environment: dict[str, str] = {}
-    before_start: Callable[[], None] | None = None  # runs in the child: limits
+    max_file_bytes: int | None = None  # a limit of the kernel: a disk that is full, for this process
 
     def __enter__(self) -> Self:
         self.port, self.admin_port = free_port(), free_port()
@@ -147,10 +151,15 @@ class HubProcess(Hub, AbstractContextManager["HubProcess"]):
                 env={**clean, **{f"HSL_HUB_{key}": value for key, value in settings.items()}},
                 stdout=log,
                 stderr=log,
-                preexec_fn=self.before_start,
             )
+        if self.max_file_bytes is not None:
+            self.limit_files(self.max_file_bytes)
         wait_until(lambda: ready.exists() or self.process is None or self.process.poll() is not None, "hub.json")
         assert ready.exists(), (self.root / "log").read_text()
+
+    def limit_files(self, num_bytes: int) -> None:
+        assert self.process is not None
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -166,7 +175,7 @@ class HubProcess(Hub, AbstractContextManager["HubProcess"]):
 class HubThread(Hub, AbstractContextManager["HubThread"]):
     """A hub in this process, on a disk that the test provides."""
 
-    def __init__(self, root: Path, files: Callable[[Path], HubFiles]) -> None:
+    def __init__(self, root: Path, files: Callable[[Path], HubFiles] = HubFiles) -> None:
         super().__init__(root)
         self._files = files
         self._ready = threading.Event()
@@ -177,6 +186,7 @@ class HubThread(Hub, AbstractContextManager["HubThread"]):
         self._thread.start()
         assert self._ready.wait(PATIENCE_S)
         if self._failure is not None:
+            self._thread.join(PATIENCE_S)
             raise self._failure
         return self
 
@@ -195,7 +205,9 @@ class HubThread(Hub, AbstractContextManager["HubThread"]):
             self._ready.set()
 
     async def _serve(self) -> None:
-        settings = HubSettings(root=self.root, port=0, admin_port=0, admin_token=SecretStr(self.token))
+        settings = HubSettings(
+            root=self.root, port=self.port, admin_port=self.admin_port, admin_token=SecretStr(self.token)
+        )
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         async with running_hub(settings, self._files(settings.files_folder)):
             self._ready.set()

@@ -88,6 +88,12 @@ def test_a_service_that_is_not_there_is_exit_code_3(hsl: Hsl) -> None:
     assert f"Cannot reach the coordinator at {url}" in found.stderr
 
 
+def test_a_service_that_cannot_do_it_now_is_exit_code_3(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on("POST", "/api/v1/nodes", problem("hub", "The hub does not answer; start it.", 503), status=503)
+    found = admin("nodes", "add", "site-1")
+    assert (found.exit_code, found.stderr) == (3, "error: The hub does not answer; start it.\n")
+
+
 @pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://host"])
 def test_an_address_that_is_none_is_exit_code_2(hsl: Hsl, url: str) -> None:
     found = hsl("run", "list", "--url", url, "--token", "t")

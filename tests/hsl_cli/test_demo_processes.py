@@ -20,6 +20,7 @@ from hsl_cli.demo.processes import (
     identity,
 )
 from hsl_cli.demo.workdir import Layout
+from hsl_cli.errors import RefusedError, UnreachableError
 from hsl_model.protocol.clock import ManualClock, SystemClock
 
 SLEEPER = "import signal, pathlib, os\npathlib.Path('ready').write_text(str(os.getpid()))\nsignal.pause()\n"
@@ -98,6 +99,25 @@ def test_waiting_for_what_never_comes_is_bounded(layout: Layout) -> None:
     with pytest.raises(ProcessFailedError, match="sleeper was not ready after 5 s"):
         processes.wait_for(lambda: False, "sleeper", 5.0)
     processes.stop_all()
+
+
+def test_a_step_is_repeated_while_its_service_is_being_restarted(layout: Layout) -> None:
+    processes = Supervisor(layout, ManualClock(), lambda _: None)
+    answers = iter((UnreachableError(reason="restarting"), UnreachableError(reason="restarting"), "done"))
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, UnreachableError):
+            raise answer
+        return answer
+
+    assert processes.insist(ask, "coordinator", 5.0) == "done"
+    with pytest.raises(RefusedError):
+        processes.insist(_refuse, "coordinator", 5.0)
+
+
+def _refuse() -> str:
+    raise RefusedError(reason="no")
 
 
 def test_kill_9_of_the_demo_ends_its_processes(layout: Layout) -> None:

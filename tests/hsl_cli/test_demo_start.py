@@ -70,12 +70,13 @@ def test_a_workdir_without_permission(hsl: Hsl, tmp_path: Path) -> None:
 
 
 def test_a_folder_with_other_files_is_not_touched(hsl: Hsl, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "data").mkdir()  # as a demo has one, too
+    (tmp_path / "data" / "thesis.tex").write_text("years of work")
     for fresh in ((), ("--fresh",)):
         found = hsl("demo", "--workdir", tmp_path, *fresh)
         assert found.exit_code == 2
-        assert "holds other files (thesis.tex)" in found.stderr
-    assert (tmp_path / "thesis.tex").exists()
+        assert "holds other files (data)" in found.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "thesis.tex"]
 
 
 def test_a_port_that_is_taken(hsl: Hsl, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_round_that_is_over_is_read_once(coordinator: FakeService) -> None:
 
 def test_a_terminal_shows_sites_scores_and_what_is_waited_for() -> None:
     console = Console(file=StringIO(), width=160)
-    console.print(screen(picture(), ("hub ended with signal 9; restarted",)))
+    console.print(screen(picture()))
     assert isinstance(console.file, StringIO)
     shown = console.file.getvalue()
     for said in (
@@ -54,7 +54,6 @@ def test_a_terminal_shows_sites_scores_and_what_is_waited_for() -> None:
         "3 of 9 steps",
         "lost (silent for 6 min 40 s)",
         "0.625 → 0.750",
-        "hub ended with signal 9; restarted",
     ):
         assert said in shown
 
@@ -72,9 +71,19 @@ def test_a_log_says_what_changed_and_nothing_twice() -> None:
     assert lines.changes(picture()) == []
     failed = {"site-1": a_node("site-1", NodePhase.FAILED, failure="no_space: free some")}
     assert lines.changes(picture(nodes=failed)) == [
-        "site-1 failed in round 1: no_space: free some",
+        "site-1, round 1: no_space: free some",
         "site-1 failed",
     ]
+
+
+def test_on_a_terminal_notes_stay_above_the_live_picture() -> None:
+    console = Console(file=StringIO(), width=160, height=50, force_terminal=True)
+    with Screen(console) as shown:
+        shown.note("hub ended with signal 9; restarted")
+        shown.show(picture())
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue().count("hub ended with signal 9; restarted") == 1
+    assert "round 1 of 2" in console.file.getvalue()
 
 
 def test_without_a_terminal_notes_are_lines() -> None:

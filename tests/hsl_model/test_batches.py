@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.hsl_model.engine_helpers import ARMS, arm_config, image_set, run_config, site_data, spec_of
 
 from hsl_model.batches import PairLoader
 from hsl_model.protocol.errors import ConfigError
+from tests.hsl_model.engine_helpers import ARMS, arm_config, image_set, run_config, site_data, spec_of
 
 
 def test_the_primary_batches_are_the_same_for_every_method() -> None:
@@ -111,3 +111,6 @@ def test_images_that_are_not_of_the_task_are_refused(name: str) -> None:
 def test_the_mmoe_network_needs_the_shared_anchor_task() -> None:
     with pytest.raises(ConfigError, match="shared anchor task"):
         PairLoader(spec_of(run_config("hsl")), replace(site_data(), sat=None), "cpu")
+    too_few = replace(site_data(), sat=image_set(8, 99, positive_share=0.125))
+    with pytest.raises(ConfigError, match="1 images of class 1, but 2 anchors"):  # before training, not after an epoch
+        PairLoader(spec_of(run_config("hsl")), too_few, "cpu")

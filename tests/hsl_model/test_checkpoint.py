@@ -81,6 +81,12 @@ def test_the_safetensors_library_reads_our_files(tmp_path: Path) -> None:
         }
 
 
+def test_our_files_are_those_of_the_library_byte_for_byte(tmp_path: Path) -> None:
+    tensors = {name: values for name, values in TENSORS.items() if name != "wide"}  # it sorts F64 and I64 its own way
+    write_tensors(tmp_path / "a", tensors)
+    assert (tmp_path / "a").read_bytes() == safetensors.numpy.save(tensors)
+
+
 def test_we_read_files_of_the_safetensors_library_metadata_and_all(tmp_path: Path) -> None:
     safetensors.numpy.save_file(dict(TENSORS), tmp_path / "a", metadata={"format": "pt"})
     found = read_tensors(tmp_path / "a")

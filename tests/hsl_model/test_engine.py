@@ -6,18 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.hsl_model.engine_helpers import (
-    ARMS,
-    arm_config,
-    held_tensors,
-    image_set,
-    initial_file,
-    result_bytes,
-    run_config,
-    site_data,
-    spec_of,
-    train,
-)
 
 from hsl_model import engine
 from hsl_model.checkpoint import TensorFile, read_tensors, sha256_file, write_tensors
@@ -39,6 +27,18 @@ from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import CheckpointError, ConfigError
 from hsl_model.protocol.messages import ValidationMetrics
 from hsl_model.snapshot import EpochFacts, SnapshotFolder
+from tests.hsl_model.engine_helpers import (
+    ARMS,
+    arm_config,
+    held_tensors,
+    image_set,
+    initial_file,
+    result_bytes,
+    run_config,
+    site_data,
+    spec_of,
+    train,
+)
 
 # --- the initial weights and the start of a round ---
 
@@ -329,6 +329,12 @@ def test_an_image_s_score_does_not_depend_on_the_images_beside_it(arm: str, tmp_
     alone = [predict(config, image[None], start, data.sat, EngineOptions())[0] for image in data.test.images]
     np.testing.assert_allclose(alone, together, rtol=1e-5)
     assert len(set(together.tolist())) > 1
+
+
+def test_prediction_with_the_mmoe_network_needs_the_shared_anchor_task(tmp_path: Path) -> None:
+    config, data = run_config("hsl"), site_data()
+    with pytest.raises(ConfigError, match="SAT bundle"):
+        predict(config, data.test.images, [initial_file(config, tmp_path)], None, EngineOptions())
 
 
 def test_an_empty_validation_set_has_no_metrics(tmp_path: Path) -> None:

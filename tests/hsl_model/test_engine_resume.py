@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hsl_model import snapshot
+from hsl_model import engine, snapshot
 from hsl_model.engine import EngineOptions, Interrupted, RoundResult
 from hsl_model.snapshot import SnapshotFolder, SnapshotVersionError
 from tests.hsl_model.engine_helpers import (
@@ -105,6 +105,21 @@ def test_crashed_after_every_snapshot_and_resumed(
             num_crashes += 1
     assert num_crashes == NUM_STEPS + 1  # every step, and the end of the first epoch
     assert result_bytes(tmp_path / "work") == whole.expected
+
+
+@pytest.mark.parametrize("stop", [5, 7, 9])
+def test_a_best_epoch_that_is_not_the_last_survives_a_resume(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "is_better", lambda epoch, best: best is None)  # the first epoch is the best
+    config, data = arm_config("fedprox"), site_data()
+    start = [initial_file(config, tmp_path)]
+    whole = train(spec_of(config), data, start, tmp_path / "whole")
+    assert whole.metrics.shared_epoch == 1
+    with pytest.raises(Interrupted):
+        train(spec_of(config), data, start, tmp_path / "stopped", should_stop=stop_at(stop))
+    train(spec_of(config), data, start, tmp_path / "stopped")
+    assert result_bytes(tmp_path / "stopped") == result_bytes(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("stop", range(NUM_STOPS))

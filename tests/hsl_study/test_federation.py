@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.hsl_model.engine_helpers import arm_config, run_config, site_data, spec_of
 
 from hsl_model.averaging import inputs_digest
 from hsl_model.batches import Batch, PairLoader
@@ -16,6 +15,7 @@ from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.messages import PlanEntry
 from hsl_study import federation
 from hsl_study.federation import FederationRound, held_files, run_federation
+from tests.hsl_model.engine_helpers import arm_config, run_config, site_data, spec_of
 
 SITES = {"clinic-b": site_data(2, num_training=6), "clinic-a": site_data(1, num_training=9)}
 OPTIONS = EngineOptions(snapshot_every_steps=None)

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from hsl_model.averaging import FusionInput, fuse, inputs_digest
 from hsl_model.checkpoint import TensorFile, write_tensors
 from hsl_model.protocol import transport

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from hsl_data.binding import SiteBinding
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.retry import RetryPolicy
@@ -21,7 +22,6 @@ from node_agent.main import run_daemon
 from node_agent.phases import PHASES
 from node_agent.settings import NodeSettings
 from node_agent.site_api import SiteFile
-
 from tests.node_agent.alliance import Alliance, until
 
 FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")
@@ -69,7 +69,7 @@ class Hospital:
                 retry=FAST,
                 mailbox=self.mailbox,
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the tests look at it
             self.failure = error
             self.mailbox.nudge()
             with self.alliance.changed:

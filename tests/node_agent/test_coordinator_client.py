@@ -3,6 +3,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from hsl_model.protocol.clock import ManualClock
 from hsl_model.protocol.messages import DesiredRequest, Heartbeat
 from hsl_model.protocol.retry import TRANSIENT, FailureKind
@@ -11,7 +12,6 @@ from node_agent.coordinator_client import STATUS_KINDS, TRANSLATION, Boot, Coord
 from node_agent.egress import EgressLedger
 from node_agent.errors import failure_of
 from node_agent.journal import Journal
-
 from tests.node_agent.alliance import problem
 
 HEARTBEAT = Heartbeat(phase=NodePhase.IDLE)

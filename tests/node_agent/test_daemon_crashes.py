@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hsl_model.protocol.states import NodePhase
 from node_agent.context import Context
 from node_agent.facts import RoundFacts
 from node_agent.journal import Journal
 from node_agent.phases import PHASES, PhaseFunction
-
 from tests.node_agent.alliance import Alliance, make_config
 from tests.node_agent.helpers import Hospital
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from hsl_model.protocol.states import NodePhase
 
+from hsl_model.protocol.states import NodePhase
 from tests.node_agent.alliance import Alliance, make_config
 from tests.node_agent.helpers import Hospital
 
@@ -22,3 +22,7 @@ def test_a_run_goes_from_its_initial_weights_to_its_end(tmp_path: Path, method: 
     reports = [body for body in alliance.asked("/fusion") if body["validation"] is not None]
     assert [report["fused_digest"] for report in reports] == [alliance.history[number] for number in range(3)]
     assert hospital.row().phase is NodePhase.IDLE
+    costs = reports[-1]["costs"]
+    assert {"training", "checkpointing", "announcing", "fusing", "adopting"} <= set(costs["phase_seconds"])
+    moved = costs["bytes_up"], costs["bytes_down"]
+    assert moved == (0, 0) if method == "local" else min(moved) > 300  # a manifest and a file, each way

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hsl_model.checkpoint import TensorFile, write_tensors
 from hsl_model.protocol.clock import ManualClock
 from hsl_model.protocol.errors import ManifestError

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paramiko import Ed25519Key
+
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.retry import FailureKind
 from node_agent.coordinator_client import CoordinatorError
@@ -12,8 +14,6 @@ from node_agent.errors import NotEnrolledError
 from node_agent.journal import Journal
 from node_agent.keys import ensure_keys
 from node_agent.settings import NodeSettings
-from paramiko import Ed25519Key
-
 from tests.node_agent.alliance import Alliance, make_config
 
 

@@ -1,6 +1,8 @@
 import errno
+import sqlite3
 
 import pytest
+
 from hsl_model.protocol.errors import CheckpointError, ConfigError, ManifestError
 from hsl_model.protocol.retry import FailureKind
 from node_agent.coordinator_client import CoordinatorError
@@ -30,6 +32,7 @@ from node_agent.errors import (
         (OSError(errno.EDQUOT, "full"), FailureKind.SPACE, "no_space"),
         (PermissionError(errno.EACCES, "no", "/secret/place/key"), FailureKind.DENIED, "folder_denied"),
         (OSError(errno.EIO, "broken"), FailureKind.LIMIT, "io_error"),
+        (sqlite3.OperationalError("disk I/O error, Doe"), FailureKind.SPACE, "journal_unavailable"),
         (ValueError("patient Doe"), FailureKind.BUG, "internal"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,

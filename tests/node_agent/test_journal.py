@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from hsl_model.protocol.clock import ManualClock
 from hsl_model.protocol.errors import IllegalTransitionError
 from hsl_model.protocol.retry import FailureKind
@@ -10,7 +11,6 @@ from hsl_model.protocol.states import NodePhase
 from node_agent.errors import Failure, JournalVersionError
 from node_agent.facts import RoundFacts
 from node_agent.journal import MIGRATIONS, Journal
-
 from tests.node_agent.alliance import make_config
 
 FACTS = RoundFacts(run_id="run-1", round_number=3, config=make_config())
@@ -51,9 +51,13 @@ def test_commits_are_forced_to_the_disk(journal: Journal) -> None:
 
 
 def test_what_fails_inside_a_transaction_leaves_nothing(journal: Journal) -> None:
-    with pytest.raises(KeyboardInterrupt), journal.transaction():
-        journal.move(NodePhase.TRAINING, FACTS)
-        raise KeyboardInterrupt
+    def killed() -> None:
+        with journal.transaction():
+            journal.move(NodePhase.TRAINING, FACTS)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
     assert journal.current().phase is NodePhase.IDLE
 
 

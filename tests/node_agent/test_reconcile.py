@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+
+from hsl_model.protocol.manifest import UpdateMetrics
 from hsl_model.protocol.messages import (
     Assignment,
     DesiredState,
@@ -12,14 +14,12 @@ from hsl_model.protocol.messages import (
     PlanEntry,
     RosterEntry,
 )
-from hsl_model.protocol.manifest import UpdateMetrics
 from hsl_model.protocol.retry import FailureKind
 from hsl_model.protocol.states import PHASE_TRANSITIONS, NodePhase, ParticipationStatus, RoundStatus, RunStatus
 from node_agent.errors import Failure
 from node_agent.facts import RoundFacts, UpdateFacts
 from node_agent.journal import PhaseRow
 from node_agent.reconcile import Decision, Hold, Move, Proceed, Wish, decide, situation
-
 from tests.node_agent.alliance import AGENT, PEER, RUN, make_config
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -84,7 +84,7 @@ def moved(decision: Decision) -> tuple[NodePhase, RoundFacts | None]:
     return decision.phase, decision.facts
 
 
-# --- taking up a round -------------------------------------------------------------------------------------------------
+# --- taking up a round -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,10 @@ def moved(decision: Decision) -> tuple[NodePhase, RoundFacts | None]:
         ({"plan": plan(), "round_status": RoundStatus.FUSING}, NodePhase.WAITING),  # late
         ({"participation": ParticipationStatus.EXCLUDED, "participation_reason": "late"}, NodePhase.WAITING),
         ({"round_number": 0, "is_initialiser": True, "accepted_sha256": SHA["c"]}, NodePhase.WAITING),
+        (
+            {"plan": plan(), "run_status": RunStatus.COMPLETED},
+            NodePhase.WAITING,
+        ),  # the last model of a run that is over
         ({"participation": ParticipationStatus.FAILED}, NodePhase.TRAINING),  # it failed before, and is asked again
     ],
 )
@@ -127,6 +131,8 @@ def test_a_late_node_knows_why_its_update_is_not_in_the_round() -> None:
         wish(assigned(run_status=RunStatus.PAUSED)),
         wish(assigned(), paused_by_site=True),
         wish(assigned(run_status=RunStatus.STOPPED)),
+        wish(assigned(run_status=RunStatus.STOPPED, plan=plan())),
+        wish(assigned(run_status=RunStatus.COMPLETED)),
         wish(assigned(round_status=RoundStatus.COMPLETED)),
         wish(assigned(), revoked=True),
     ],
@@ -137,7 +143,7 @@ def test_no_round_is_taken_up_without_work_while_paused_or_revoked(given: Wish) 
     assert decision.reason.endswith((".", ";"))
 
 
-# --- leaving -----------------------------------------------------------------------------------------------------------
+# --- leaving ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", [*WORKING, NodePhase.FAILED])
@@ -150,8 +156,10 @@ def test_no_round_is_taken_up_without_work_while_paused_or_revoked(given: Wish) 
         wish(assigned(), revoked=True),
         wish(assigned(run_id="run-2")),
         wish(assigned(round_number=4)),
+        wish(assigned(run_status=RunStatus.STOPPED, plan=plan())),
+        wish(assigned(run_status=RunStatus.FAILED)),
     ],
-    ids=["no work", "finished", "finished, other work", "revoked", "another run", "a newer round"],
+    ids=["no work", "finished", "finished, other work", "revoked", "another run", "a newer round", "stopped", "failed"],
 )
 def test_from_any_phase_to_idle_when_the_round_is_over_for_this_node(phase: NodePhase, given: Wish) -> None:
     assert decide(row(phase, facts()), given) == Move(NodePhase.IDLE, None)
@@ -172,7 +180,7 @@ def test_an_older_desired_state_never_undoes_a_newer_round() -> None:
         assert isinstance(decide(row(phase, facts(round_number=4)), wish(assigned(round_number=3))), Hold)
 
 
-# --- pause ---------------------------------------------------------------------------------------------------------------
+# --- pause -----------------------------------------------------------------------------------------------------------
 
 PAUSES = [wish(assigned(run_status=RunStatus.PAUSED)), wish(assigned(), paused_by_site=True)]
 
@@ -188,7 +196,7 @@ def test_after_a_pause_training_goes_on() -> None:
     assert decide(row(NodePhase.TRAINING, facts()), wish(assigned())) == Proceed()
 
 
-# --- the plan ------------------------------------------------------------------------------------------------------------
+# --- the plan --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", CONTRIBUTING)
@@ -268,7 +276,7 @@ def test_an_adopted_round_waits_for_the_others() -> None:
     assert decision == Hold("hospital-b trains since 10 minutes.")
 
 
-# --- failed --------------------------------------------------------------------------------------------------------------
+# --- failed ----------------------------------------------------------------------------------------------------------
 
 
 def failed_row(at: Assignment | None) -> PhaseRow:
@@ -291,7 +299,7 @@ def test_a_failed_phase_waits_until_something_else_is_wanted() -> None:
         assert decide(failed, wish(assigned(**news))) == Move(NodePhase.TRAINING, failed.facts)
 
 
-# --- every move is one that the transition table knows -------------------------------------------------------------------
+# --- every move is one that the transition table knows ---------------------------------------------------------------
 
 
 def test_no_decision_breaks_the_transition_table() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hsl_model.checkpoint import FileFacts, write_tensors
 from hsl_model.protocol.clock import ManualClock
 from node_agent.journal import Journal
@@ -34,7 +35,9 @@ def test_a_taken_file_is_there_and_its_maker_keeps_the_original(store: Store) ->
     store.take(file, RUN, 1, FileKind.UPDATE)  # after a crash
     assert store.is_intact(file.sha256)
     assert file.path.exists()
-    assert store.find(file.sha256) == KeptFile(file.sha256, RUN, 1, FileKind.UPDATE, file.num_bytes)
+    kept = KeptFile(file.sha256, RUN, 1, FileKind.UPDATE, file.num_bytes)
+    assert store.find_publishable(RUN, file.sha256) == kept
+    assert store.find_publishable("run-2", file.sha256) is None
 
 
 def test_wrong_bytes_are_noticed_by_a_new_process_and_after_distrust(store: Store, tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ def test_wrong_bytes_are_noticed_by_a_new_process_and_after_distrust(store: Stor
     store.distrust([sha256])
     assert not store.is_intact(sha256)
     store.discard(sha256)
-    assert store.find(sha256) is None
+    assert store.find_publishable(RUN, sha256) is None
     store.discard(sha256)
 
 
@@ -103,3 +106,9 @@ def test_parts_are_removed_and_files_are_not(store: Store) -> None:
     (store.folder / "x.part").write_bytes(b"half")
     store.remove_parts()
     assert [path.name for path in store.folder.iterdir()] == [f"{sha256}.safetensors"]
+
+
+@pytest.mark.parametrize("kind", FileKind)
+def test_what_a_method_keeps_at_home_is_never_publishable(store: Store, kind: FileKind) -> None:
+    sha256 = take(store, 1.0, 1, kind)
+    assert (store.find_publishable(RUN, sha256) is None) == (kind in {FileKind.PRIVATE, FileKind.OWN})

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from hsl_cli.demo.settings import PHANTOM_SIZE, Choices
 from hsl_cli.demo.workdir import Layout
 from hsl_cli.errors import BadInputError
+from hsl_cli.options import Site
 from hsl_data.binding import SiteBinding
 from hsl_data.phantoms import CLASSES, write_phantom_sat, write_phantom_sites
 from hsl_data.readers.npz import NpzContent, read_npz
@@ -17,7 +18,6 @@ from hsl_model.durable import write_bytes
 from hsl_model.protocol.config import Message, Sha256, TaskConfig
 from hsl_model.protocol.methods import method_facts
 from node_agent.bindings import BindingFile, write_binding
-from node_agent.settings import NodeSettings
 
 SAT_SHARE = 0.3  # of `cases`, for each class: together as many images as a site trains on (60 %)
 
@@ -33,7 +33,7 @@ class DemoImages(Message):
 
     def bind(self, node_id: str, workdir: Path) -> None:
         file = BindingFile(binding=self.bindings[node_id], sat_path=self.sat_path)
-        write_binding(NodeSettings(workdir=workdir), file)
+        write_binding(Site(workdir=workdir).settings(), file)
 
 
 def prepare_images(layout: Layout, choices: Choices, note: Callable[[str], None]) -> DemoImages:

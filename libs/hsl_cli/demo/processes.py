@@ -15,16 +15,18 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
 from hsl_cli.demo.workdir import Layout
-from hsl_cli.errors import CommandError, RefusedError
+from hsl_cli.errors import CommandError, RefusedError, UnreachableError
 from hsl_cli.live import wait
 from hsl_model.durable import write_bytes
 from hsl_model.protocol.clock import Clock
 from hsl_model.protocol.config import Message
 
+Answer = TypeVar("Answer")
 MAX_RESTARTS = 5  # a process that dies at once again and again must fail the demo, not spin
 WINDOW_S = 60.0
 GRACE_S = 15.0  # an agent that writes its snapshot needs a step's time; one that hangs must not hold up Ctrl-C
@@ -102,6 +104,20 @@ class Supervisor:
             if self._clock.monotonic() > deadline:
                 raise self.failed(name, f"was not ready after {timeout_s:.0f} s")
             wait(self._clock, 0.1)
+
+    def insist(self, action: Callable[[], Answer], name: str, timeout_s: float) -> Answer:
+        """What `action` answers; tried again while `name` cannot be reached, for it may just be being restarted."""
+        answers: list[Answer] = []
+
+        def answered() -> bool:
+            try:
+                answers.append(action())
+            except UnreachableError:
+                return False
+            return True
+
+        self.wait_for(answered, name, timeout_s)
+        return answers[0]
 
     def failed(self, name: str, what: str) -> ProcessFailedError:
         log = self._layout.log(name)

@@ -20,6 +20,7 @@ from hsl_cli.demo.processes import Supervisor, end_stale
 from hsl_cli.demo.result import DemoResult, auc_table, cost_table, outcome
 from hsl_cli.demo.settings import Choices, checked_choices
 from hsl_cli.demo.setup import Alliance
+from hsl_cli.demo.watchdog import Watchdog
 from hsl_cli.demo.workdir import Layout, claimed, forget, recall, remember
 from hsl_cli.demo_command import DemoOptions
 from hsl_cli.errors import INTERRUPTED, OK, REFUSED, BadInputError
@@ -93,7 +94,7 @@ def train(layout: Layout, options: DemoOptions, choices: Choices, console: Conso
     for port in (memory.ports.hub, memory.ports.hub_admin, memory.ports.coordinator):
         check_free(port)
     clock = SystemClock()
-    with Screen(console) as shown:
+    with Screen(console, transient=True) as shown:
         images = prepare_images(layout, choices, shown.note)
         remember(layout, memory)  # only now: a first start with wrong images leaves nothing to be continued
         processes = Supervisor(layout, clock, shown.note)
@@ -103,7 +104,7 @@ def train(layout: Layout, options: DemoOptions, choices: Choices, console: Conso
             alliance.start_sites(images)
             run_id = alliance.ensure_run(images)
             with alliance.coordinator() as coordinator:
-                follow(Reader(coordinator, run_id), shown.show, clock=clock, each=processes.look_after)
+                follow(Reader(coordinator, run_id), Watchdog(clock, shown.show), clock=clock, each=processes.look_after)
                 picture = Reader(coordinator, run_id).read()
                 rounds = list(coordinator.all(f"{run_path(run_id)}/rounds", RoundView))
         finally:
@@ -128,4 +129,4 @@ def report(result: DemoResult, layout: Layout, also: Path | None, console: Conso
         if result.best_mean_auc is not None:
             console.print(f"Best mean validation AUC {result.best_mean_auc:.3f}, after round {result.best_round}.")
     else:
-        console.print(f"[red]Not complete:[/red] {result.problem}", soft_wrap=True)
+        console.print(f"[red]Not complete:[/red] {result.problem} Begin anew with --fresh.", soft_wrap=True)

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from hsl_cli.demo.images import DemoImages
 from hsl_cli.demo.processes import Program, Supervisor
@@ -10,7 +12,7 @@ from hsl_cli.demo.settings import Memory
 from hsl_cli.demo.workdir import Layout, remember
 from hsl_cli.errors import CommandError, RefusedError, UnreachableError
 from hsl_cli.options import Site
-from hsl_cli.paths import NODES, RUNS, node_path, run_path
+from hsl_cli.paths import NODES, RUNS, node_path, run_path, site_run_path
 from hsl_cli.service import Service
 from hsl_model.protocol.config import (
     ConvergenceConfig,
@@ -21,10 +23,14 @@ from hsl_model.protocol.config import (
     RunConfig,
     TrainingConfig,
 )
-from hsl_model.protocol.states import MembershipStatus, RunStatus
+from hsl_model.protocol.retry import TRANSIENT
+from hsl_model.protocol.states import MembershipStatus, NodePhase, RunStatus
 from hsl_model.protocol.views import NodeCreated, NodeView, RunView
-from node_agent.status import RunSummary
+from node_agent.coordinator_client import CoordinatorError
+from node_agent.enrol import enrol
+from node_agent.status import RunSummary, SiteStatus
 
+Answer = TypeVar("Answer")
 START_TIMEOUT_S = 60.0  # a service that cannot start must fail the demo instead of hanging it
 ACCEPT_TIMEOUT_S = 300.0  # a site reads, checks and splits its images before it accepts
 RUN_NAME = "demo"
@@ -61,80 +67,92 @@ class Alliance:
 
     def start_sites(self, images: DemoImages) -> None:
         """Enrol and bind every site that has not been, then start the agents."""
-        for node_id in self.memory.choices.node_ids():
-            self._enrol(node_id)
+        nodes = self.memory.choices.node_ids()
+        for node_id in nodes:
+            self._ask("coordinator", partial(self._enrol, node_id))
             images.bind(node_id, self.layout.site(node_id))
-        for node_id in self.memory.choices.node_ids():
+        for node_id in nodes:
             (self.layout.site(node_id) / "site.json").unlink(missing_ok=True)
             self.processes.start(agent_program(self.layout, self.memory, node_id))
-        for node_id in self.memory.choices.node_ids():
+        for node_id in nodes:
             self.processes.wait_for((self.layout.site(node_id) / "site.json").exists, node_id, START_TIMEOUT_S)
-        self.note(f"{self.memory.choices.sites} agents are running")
+        self.note(f"{len(nodes)} agents are running")
+
+    def _ask(self, name: str, action: Callable[[], Answer]) -> Answer:
+        """Any process may be killed and restarted at any moment: every step here may be repeated."""
+        return self.processes.insist(action, name, START_TIMEOUT_S)
 
     def _enrol(self, node_id: str) -> None:
-        from node_agent.enrol import enrol
-        from node_agent.settings import NodeSettings
-
-        settings = NodeSettings(workdir=self.layout.site(node_id))
+        settings = Site(workdir=self.layout.site(node_id)).settings()
         if (settings.workdir / "node.json").exists():  # written last: the enrolment was complete
             return
         with self.coordinator() as coordinator:
-            known = {node.node_id: node for node in coordinator.all(NODES, NodeView)}
+            known = {node.node_id for node in coordinator.all(NODES, NodeView)}
             if node_id not in known:
                 made = coordinator.post(NODES, NodeCreated, {"node_id": node_id, "display_name": node_id})
             else:
                 made = coordinator.post(f"{node_path(node_id)}/code", NodeCreated)
-        enrol(settings, self.memory.url, made.code)
+        try:
+            enrol(settings, self.memory.url, made.code)
+        except CoordinatorError as error:
+            if TRANSIENT[error.kind]:
+                raise UnreachableError(reason=error.sentence()) from error
+            raise
 
     def ensure_run(self, images: DemoImages) -> str:
         """The demo's run: created, accepted by every site, started. Returns its id."""
-        with self.coordinator() as coordinator:
-            run = self._find_run(coordinator) or coordinator.post(RUNS, RunView, run_config(self.memory, images))
-            self.memory = self.memory.model_copy(update={"run_id": run.run_id})
-            remember(self.layout, self.memory)
-            if run.status is RunStatus.DRAFT:
-                self._accept_everywhere(run)
-                run = coordinator.post(f"{run_path(run.run_id)}/start", RunView)
-                self.note(f"run {run.run_id} started: {run.config.method.name}, {run.num_rounds} rounds")
-            elif run.status is RunStatus.PAUSED:
-                raise RefusedError(
-                    reason=f"The run is paused ({run.reason or 'by an admin'}); let it go on with "
-                    f"`hsl run resume {run.run_id} --workdir {self.layout.root}` while the demo runs."
-                )
-            else:
-                self.note(f"run {run.run_id} continues (it is {run.status})")
-        return run.run_id
-
-    def _find_run(self, coordinator: Service) -> RunView | None:
-        """Also a run that was created just before the demo was killed and could remember it."""
-        if self.memory.run_id is not None:
-            return coordinator.get(run_path(self.memory.run_id), RunView)
-        return next((run for run in coordinator.all(RUNS, RunView) if run.name == RUN_NAME), None)
-
-    def _accept_everywhere(self, run: RunView) -> None:
+        run = self._ask("coordinator", partial(self._find_or_create, images))
+        self.memory = self.memory.model_copy(update={"run_id": run.run_id})
+        remember(self.layout, self.memory)
+        if run.status is not RunStatus.DRAFT:
+            self.note(f"run {run.run_id} continues; it is {run.status}")
+            for node_id in self.memory.choices.node_ids():
+                self._ask(node_id, partial(self._retry_if_failed, node_id))
+            if run.status is RunStatus.PAUSED:
+                self.note(f"let it go on with `hsl run resume {run.run_id} --workdir {self.layout.root}`")
+            return run.run_id
         for member in run.members:
             if member.status is MembershipStatus.INVITED:
-                self._accept(member.node_id, run.run_id)
+                self.processes.wait_for(
+                    partial(self._accepted, member.node_id, run.run_id), member.node_id, ACCEPT_TIMEOUT_S
+                )
                 self.note(f"{member.node_id} accepted")
+        self._ask("coordinator", partial(self._start, run.run_id))
+        self.note(f"run {run.run_id} started: {run.config.method.name}, {run.num_rounds} rounds")
+        return run.run_id
 
-    def _accept(self, node_id: str, run_id: str) -> None:
-        """Say yes in the name of the site's admin; again while the invitation has not reached the site yet."""
+    def _find_or_create(self, images: DemoImages) -> RunView:
+        """Also finds a run that was created just before the demo was killed and could remember it."""
+        with self.coordinator() as coordinator:
+            if self.memory.run_id is not None:
+                return coordinator.get(run_path(self.memory.run_id), RunView)
+            known = next((run for run in coordinator.all(RUNS, RunView) if run.name == RUN_NAME), None)
+            return known or coordinator.post(RUNS, RunView, run_config(self.memory, images))
 
-        def told() -> bool:
+    def _start(self, run_id: str) -> None:
+        with self.coordinator() as coordinator:
+            coordinator.post(f"{run_path(run_id)}/start", RunView)
+
+    def _retry_if_failed(self, node_id: str) -> None:
+        """A site that failed for good before is told to try again: that is what starting the demo again means."""
+        with Site(workdir=self.layout.site(node_id)).open() as site:
+            if site.get("/status", SiteStatus).phase is NodePhase.FAILED:
+                site.post("/retry", SiteStatus)
+
+    def _accepted(self, node_id: str, run_id: str) -> bool:
+        """Say yes in the name of the site's admin; False while the invitation or the answer is still on its way."""
+        try:
             with Site(workdir=self.layout.site(node_id)).open() as site:
-                try:
-                    summary = site.post(f"/runs/{run_id}/accept", RunSummary)
-                except UnreachableError:
-                    return False
-                except RefusedError as error:
-                    if error.data.get("status") == 404:
-                        return False
-                    raise
-            if summary.problem is not None:
-                raise RefusedError(reason=f"{node_id} cannot take part: {summary.problem}")
-            return summary.told
-
-        self.processes.wait_for(told, node_id, ACCEPT_TIMEOUT_S)
+                summary = site.post(f"{site_run_path(run_id)}/accept", RunSummary)
+        except UnreachableError:
+            return False
+        except RefusedError as error:
+            if error.data.get("status") == 404:
+                return False
+            raise
+        if summary.problem is not None:
+            raise RefusedError(reason=f"{node_id} cannot take part: {summary.problem}")
+        return summary.told
 
 
 def hub_program(layout: Layout, memory: Memory) -> Program:

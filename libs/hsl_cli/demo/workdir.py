@@ -66,6 +66,7 @@ def claimed(root: Path) -> Iterator[Layout]:
     """The folder, made if need be, for this process alone. The lock ends with the process, however it ends."""
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _check_ours(root)
         (root / "logs").mkdir(exist_ok=True)
         lock = os.open(root / "demo.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -100,7 +101,6 @@ def recall(layout: Layout, choices: Choices, port: int | None) -> Memory:
     """The memory to go on with: the earlier one if it was begun with the same choices, or a new one, not yet kept."""
     memory = remembered(layout)
     if memory is None:
-        _check_empty(layout)
         return Memory(choices=choices, ports=choose_ports(port))
     if other := choices.differences(memory.choices):
         raise BadInputError(
@@ -136,9 +136,9 @@ def forget(layout: Layout) -> None:
     (layout.root / "logs").mkdir(exist_ok=True)
 
 
-def _check_empty(layout: Layout) -> None:
-    ours = {"logs", "data", "demo.lock", "processes.json"}
-    if strange := sorted(path.name for path in layout.root.iterdir() if path.name not in ours):
+def _check_ours(root: Path) -> None:
+    """A demo's folder has its lock from the first moment on; any other folder must be empty."""
+    if not (root / "demo.lock").exists() and (strange := sorted(path.name for path in root.iterdir())):
         raise BadInputError(
-            reason=f"--workdir {layout.root} holds other files ({strange[0]}); choose an empty or a new folder."
+            reason=f"--workdir {root} holds other files ({strange[0]}); choose an empty or a new folder."
         )

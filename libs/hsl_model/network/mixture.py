@@ -101,6 +101,6 @@ def spread_ratio(mixture: Tensor, skip: Tensor) -> Tensor | None:
     """
     if mixture.shape[0] < 2:
         return None
-    mixture_variance = mixture.float().var(dim=0, correction=0).mean()
-    skip_variance = skip.float().var(dim=0, correction=0).mean()
-    return torch.sqrt(mixture_variance / skip_variance.clamp_min(torch.finfo(torch.float32).tiny))
+    mixture_variance = mixture.var(dim=0, correction=0).mean()
+    skip_variance = skip.var(dim=0, correction=0).mean()
+    return torch.sqrt(mixture_variance / skip_variance.clamp_min(torch.finfo(skip.dtype).tiny))

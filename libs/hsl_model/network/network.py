@@ -114,6 +114,11 @@ class MixtureNetwork(Network):
         if sat is None:
             raise ValueError("the mmoe network needs a batch of the shared anchor task beside the primary one")
         primary_features, sat_features = self.primary_encoder(primary), self._encode_sat(sat)
+        # The published mixture varies by 1e-4 between images, far below the resolution of half precision.
+        with torch.autocast(primary.device.type, enabled=False):
+            return self._mixed(primary_features.float(), sat_features.float())
+
+    def _mixed(self, primary_features: Tensor, sat_features: Tensor) -> NetworkOutput:
         embedding = self.embedding(primary_features, sat_features)
         experts = self.experts(embedding)
         primary_gate = self.primary_gate(embedding)

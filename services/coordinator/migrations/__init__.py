@@ -1,1 +1,4 @@
-"""The schema's history. `upgrade.upgrade_database` runs it at every start; to add a step see docs/architecture.md."""
+"""The schema's history; `upgrade.upgrade_database` brings a database to its end at every start.
+
+To add a step: change `tables.py` and add `versions/NNNN_what.py`; a test compares what the steps make with the tables.
+"""

@@ -5,17 +5,18 @@ that is over keeps those that have still to fetch its last model.
 """
 
 import hashlib
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from coordinator.node_api.snapshot import RunSnapshot, Snapshot
+from pydantic_core import to_json
+
+from coordinator.node_api.snapshot import Fragment, RunSnapshot, Snapshot
 from coordinator.nodes.service import health_of
 from coordinator.rounds.explain import Explainer
 from coordinator.rounds.facts import ACCEPTED
 from coordinator.rounds.files import asked
 from coordinator.rounds.service import deadline_in_s
 from coordinator.tables import NodeRow, ParticipationRow, RoundRow
-from hsl_model.protocol.config import Message
 from hsl_model.protocol.messages import Assignment, DesiredState, Invitation, PublishRequest
 from hsl_model.protocol.states import (
     MembershipStatus,
@@ -25,22 +26,44 @@ from hsl_model.protocol.states import (
     RunStatus,
 )
 
-# Parts that are equal for many nodes: hashed once for a snapshot, and not once for each node.
+# Parts that are equal for many nodes: encoded and hashed once for a snapshot, and not once for each node.
 _SHARED = ("config", "members", "start", "initial", "announced", "plan")
+_WITHOUT = dict.fromkeys((*_SHARED, "deadline_in_s"), True)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A desired state as it goes over the wire: JSON in UTF-8."""
+
+    version: str
+    body: bytes
+
+
+def tell(node_id: str, snapshot: Snapshot, now: datetime) -> Told:
+    """`desired_for`, encoded; what two hundred nodes share is encoded once."""
+    run = _run_of(node_id, snapshot)
+    state = _state(node_id, run, snapshot, now)
+    parts = _parts(state, run)
+    version = _version(parts)
+    return Told(version, parts.body(version))
 
 
 def desired_for(node_id: str, snapshot: Snapshot, now: datetime) -> DesiredState:
     """What should be true of this node now. `version` changes exactly when anything but a duration does."""
     run = _run_of(node_id, snapshot)
-    state = DesiredState(
+    state = _state(node_id, run, snapshot, now)
+    return state.model_copy(update={"version": _version(_parts(state, run))})
+
+
+def _state(node_id: str, run: RunSnapshot | None, snapshot: Snapshot, now: datetime) -> DesiredState:
+    return DesiredState(
         version="",
         invitations=_invitations(node_id, snapshot),
         roster=run.roster if run else (),
-        assignment=_assignment(node_id, run, Explainer(snapshot.settings, now), now) if run else None,
+        assignment=_assignment(node_id, run, snapshot.explainer(now), now) if run else None,
         publish=_publish(node_id, snapshot, now),
         finished_runs=_finished(node_id, snapshot),
     )
-    return state.model_copy(update={"version": _version(state, run)})
 
 
 def _run_of(node_id: str, snapshot: Snapshot) -> RunSnapshot | None:
@@ -138,25 +161,46 @@ def _still_to_publish(node_id: str, run: RunSnapshot) -> str | None:
     return None
 
 
-def _version(state: DesiredState, run: RunSnapshot | None) -> str:
-    """SHA-256 over all but the durations, so that time alone wakes nobody."""
-    digest = hashlib.sha256()
-    small = {"version": True, "poll_again_in_s": True, "roster": True, "invitations": True}
-    of_assignment = dict.fromkeys(("deadline_in_s", *_SHARED), True)
-    digest.update(state.model_dump_json(exclude={**small, "assignment": of_assignment}).encode())
-    for invitation in state.invitations:  # a configuration never changes under its run's id
-        digest.update(f"invited {invitation.run_id}\n".encode())
-    if run is not None and state.assignment is not None:
-        for name in _SHARED[1:]:
-            digest.update(_shared_digest(run, name, getattr(state.assignment, name)).encode())
-        digest.update(_shared_digest(run, "roster", state.roster).encode())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _Parts:
+    """A desired state in pieces of JSON objects, each without its closing brace; durations apart."""
+
+    own: str  # of the state, what is this node's alone
+    assignment: str | None  # likewise of the assignment
+    durations: str
+    shared: tuple[Fragment, ...]  # of the assignment
+    roster: Fragment
+
+    def body(self, version: str) -> bytes:
+        assignment = "null"
+        if self.assignment is not None:
+            assignment = ",".join((self.assignment, self.durations, *(part.text for part in self.shared))) + "}"
+        return f'{{"version":"{version}",{self.own[1:]},{self.roster.text},"assignment":{assignment}}}'.encode()
 
 
-def _shared_digest(run: RunSnapshot, name: str, value: Message | Sequence[Message | str] | None) -> str:
+def _parts(state: DesiredState, run: RunSnapshot | None) -> _Parts:
+    own = state.model_dump_json(exclude={"version": True, "roster": True, "assignment": True})[:-1]
+    wish = state.assignment
+    if run is None or wish is None:
+        return _Parts(own, None, "", (), _fragment({}, "roster", state.roster))
+    return _Parts(
+        own,
+        wish.model_dump_json(exclude=_WITHOUT)[:-1],
+        f'"deadline_in_s":{to_json(wish.deadline_in_s).decode()}',
+        tuple(_fragment(run.fragments, name, getattr(wish, name)) for name in _SHARED),
+        _fragment(run.fragments, "roster", state.roster),
+    )
+
+
+def _fragment(known: dict[str, Fragment], name: str, value: object) -> Fragment:
     key = f"{name} {bool(value)}"  # a part is either the run's own or, for this node, left out
-    if key not in run.digests:
-        parts = value if isinstance(value, tuple) else (value,)
-        text = "\n".join(part.model_dump_json() if isinstance(part, Message) else str(part) for part in parts)
-        run.digests[key] = hashlib.sha256(f"{name}\n{text}".encode()).hexdigest()
-    return run.digests[key]
+    if key not in known:
+        text = f'"{name}":{to_json(value).decode()}'
+        known[key] = Fragment(text, hashlib.sha256(text.encode()).hexdigest())
+    return known[key]
+
+
+def _version(parts: _Parts) -> str:
+    """SHA-256 over all but the durations, so that time alone wakes nobody."""
+    digests = [part.digest for part in (*parts.shared, parts.roster)]
+    return hashlib.sha256("\n".join((parts.own, parts.assignment or "", *digests)).encode()).hexdigest()

@@ -4,18 +4,26 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from coordinator.kit.auth import (
+    Bearer,
+    Boot,
     DuplicateInstanceError,
     NodeDep,
     NodeRevokedError,
     NodeTokenError,
     ProtocolVersionError,
+    _boot,
+    _node_scheme,
+    check_protocol,
 )
+from coordinator.kit.auth import _node as _node_of
 from coordinator.kit.problems import NotFoundError, problem_response, problems
 from coordinator.kit.session import KernelDep, SessionDep
 from coordinator.node_api import service
-from coordinator.node_api.polling import Snapshots, poll
+from coordinator.node_api.attendance import recognised
+from coordinator.node_api.polling import LongPoll
 from coordinator.rounds import announce as announcing
 from coordinator.rounds import files, fusion, refusals
 from coordinator.rounds.errors import (
@@ -33,6 +41,7 @@ from coordinator.rounds.errors import (
     UpdateRefusedError,
 )
 from coordinator.rounds.moves import Act
+from coordinator.rounds.schemas import RoundNumberPath, RunIdPath
 from coordinator.rounds.tick import advance
 from coordinator.runs import membership
 from coordinator.tables import NodeRow
@@ -65,22 +74,42 @@ def _act(kernel: KernelDep, session: SessionDep, node_id: NodeDep) -> Act:
 ActDep = Annotated[Act, Depends(_act, scope="function")]
 
 
-async def _snapshots(request: Request, kernel: KernelDep) -> Snapshots:
+async def _long_poll(request: Request, kernel: KernelDep) -> LongPoll:
     """One for each application, made in its event loop."""
     state = request.app.state
-    if not hasattr(state, "snapshots"):
-        state.snapshots = Snapshots(kernel)
-    snapshots: Snapshots = state.snapshots
-    return snapshots
+    if not hasattr(state, "long_poll"):
+        state.long_poll = LongPoll(kernel)
+    found: LongPoll = state.long_poll
+    return found
+
+
+LongPollDep = Annotated[LongPoll, Depends(_long_poll)]
+
+
+async def _poller(
+    kernel: KernelDep,
+    long_poll: LongPollDep,
+    protocol: Annotated[None, Depends(check_protocol)],
+    bearer: Annotated[Bearer, Depends(_node_scheme)],
+    boot: Annotated[Boot, Depends(_boot)],
+) -> str:
+    """The node that polls: mostly one that the newest snapshot knows."""
+    now = kernel.clock.now()
+    held = await long_poll.snapshots.newest()
+    node_id = recognised(held.snapshot, bearer.credentials if bearer else "", boot, now)
+    if node_id is None:
+        return await run_in_threadpool(_node_of, kernel, protocol, bearer, boot)
+    await long_poll.attendance.note(node_id, now)
+    return node_id
 
 
 @router.post("/desired", summary="What should be true of this node (long poll)", response_model=DesiredState)
 async def desired(
-    kernel: KernelDep, snapshots: Annotated[Snapshots, Depends(_snapshots)], node_id: NodeDep, request: DesiredRequest
+    long_poll: LongPollDep, node_id: Annotated[str, Depends(_poller)], request: DesiredRequest
 ) -> Response:
     """Answers when the state differs from `known_version`, else after `wait_s`. Lost messages are harmless by it."""
-    state = await poll(kernel, snapshots, node_id, request)
-    return Response(state.model_dump_json(), media_type="application/json")
+    told = await long_poll.answer(node_id, request)
+    return Response(told.body, media_type="application/json")
 
 
 @router.post("/heartbeat", status_code=204, summary="What the agent does now")
@@ -89,13 +118,13 @@ def heartbeat(act: ActDep, request: Heartbeat) -> None:
 
 
 @router.post("/runs/{run_id}/accept", status_code=204, summary="The site's admin accepts a run", responses=_MEMBERSHIP)
-def accept(act: ActDep, run_id: str, request: AcceptRequest) -> None:
+def accept(act: ActDep, run_id: RunIdPath, request: AcceptRequest) -> None:
     """A member from the next round that opens."""
     membership.accept(act, act.actor, run_id, request)
 
 
 @router.post("/runs/{run_id}/withdraw", status_code=204, summary="The site leaves a run", responses=_MEMBERSHIP)
-def withdraw(act: ActDep, run_id: str) -> None:
+def withdraw(act: ActDep, run_id: RunIdPath) -> None:
     """At any time, for good. The others go on without it, with the next version of the plan."""
     membership.withdraw(act, act.actor, run_id)
 
@@ -108,7 +137,9 @@ def withdraw(act: ActDep, run_id: str) -> None:
         NotFoundError, RoundUnknownError, RoundOverError, AlreadyAnnouncedError, UpdateRefusedError, ManifestError
     ),
 )
-def announce(act: ActDep, run_id: str, round_number: int, request: AnnounceRequest) -> AnnounceReply | JSONResponse:
+def announce(
+    act: ActDep, run_id: RunIdPath, round_number: RoundNumberPath, request: AnnounceRequest
+) -> AnnounceReply | JSONResponse:
     """The first accepted announce wins. One that came after the freeze is answered `excluded`, `late`."""
     try:
         reply = announcing.announce(act, _node(act), run_id, round_number, request.signed)
@@ -125,7 +156,7 @@ def announce(act: ActDep, run_id: str, round_number: int, request: AnnounceReque
     summary="An update of the plan is missing or not acceptable",
     responses=problems(NotFoundError, RoundUnknownError, RoundOverError, PlanSupersededError, RefusalInvalidError),
 )
-def refuse(act: ActDep, run_id: str, round_number: int, request: RefusalReport) -> None:
+def refuse(act: ActDep, run_id: RunIdPath, round_number: RoundNumberPath, request: RefusalReport) -> None:
     refusals.refuse(act, act.actor, run_id, round_number, request)
     advance(act, run_id)
 
@@ -138,7 +169,7 @@ def refuse(act: ActDep, run_id: str, round_number: int, request: RefusalReport) 
         NotFoundError, RoundUnknownError, RoundOverError, PlanSupersededError, AlreadyReportedError, ReportInvalidError
     ),
 )
-def report_fusion(act: ActDep, run_id: str, round_number: int, request: FusionReport) -> None:
+def report_fusion(act: ActDep, run_id: RunIdPath, round_number: RoundNumberPath, request: FusionReport) -> None:
     fusion.report(act, act.actor, run_id, round_number, request)
     advance(act, run_id)
 

@@ -14,18 +14,23 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.kernel import Kernel
-from coordinator.node_api.desired import desired_for
+from coordinator.node_api.attendance import Attendance
+from coordinator.node_api.desired import Told, tell
 from coordinator.node_api.snapshot import Loader, Snapshot
 from coordinator.rounds import files
 from coordinator.rounds.moves import Act
 from coordinator.runs import repository as runs
-from hsl_model.protocol.messages import DesiredRequest, DesiredState
+from hsl_model.protocol.messages import DesiredRequest
+
+# Contacts and phases change without waking anybody; a snapshot that is older would call nodes late that are not.
+MAX_AGE_S = 15.0
 
 
 @dataclass(frozen=True)
 class Held:
     generation: int
     snapshot: Snapshot
+    read_at: float  # monotonic
 
 
 class Snapshots:
@@ -41,9 +46,10 @@ class Snapshots:
         """Not older than this call."""
         wanted = self._kernel.notifier.generation
         async with self._turn:
-            if self._held is None or self._held.generation < wanted:
+            now = self._kernel.clock.monotonic()
+            if self._held is None or self._held.generation < wanted or now - self._held.read_at > MAX_AGE_S:
                 generation = self._kernel.notifier.generation
-                self._held = Held(generation, await run_in_threadpool(self._load))
+                self._held = Held(generation, await run_in_threadpool(self._load), now)
             return self._held
 
     def _load(self) -> Snapshot:
@@ -51,21 +57,33 @@ class Snapshots:
             return self._loader.load(session, self._kernel.clock.now())
 
 
-async def poll(kernel: Kernel, snapshots: Snapshots, node_id: str, request: DesiredRequest) -> DesiredState:
-    """Answered when the desired state differs from `known_version`, after `wait_s`, or when the process stops."""
-    held = await snapshots.newest()
-    if set(request.missing) != _known_wants(held.snapshot, node_id):
-        await run_in_threadpool(remember_missing, kernel, node_id, request)
-        held = await snapshots.newest()
-    give_up_at = kernel.clock.monotonic() + request.wait_s
-    while True:
-        state = desired_for(node_id, held.snapshot, kernel.clock.now())
-        left_s = give_up_at - kernel.clock.monotonic()
-        if state.version != request.known_version or left_s <= 0 or kernel.notifier.closed:
-            return state
-        if await kernel.notifier.wait(held.generation, left_s) == held.generation:
-            give_up_at = kernel.clock.monotonic()  # nothing was committed, but time may have changed something
-        held = await snapshots.newest()
+class LongPoll:
+    """One for each application."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.snapshots = Snapshots(kernel)
+        self.attendance = Attendance(kernel)
+        self._kernel = kernel
+
+    async def answer(self, node_id: str, request: DesiredRequest) -> Told:
+        """When the desired state differs from `known_version`, after `wait_s`, or when the process stops."""
+        kernel = self._kernel
+        held = await self.snapshots.newest()
+        if set(request.missing) != _known_wants(held.snapshot, node_id):
+            await run_in_threadpool(remember_missing, kernel, node_id, request)
+            held = await self.snapshots.newest()
+        give_up_at = kernel.clock.monotonic() + request.wait_s
+        while True:
+            told = tell(node_id, held.snapshot, kernel.clock.now())
+            left_s = give_up_at - kernel.clock.monotonic()
+            if told.version != request.known_version or left_s <= 0 or kernel.notifier.closed:
+                return told
+            generation = await kernel.notifier.wait(held.generation, left_s)
+            if kernel.notifier.closed:
+                return told
+            if generation == held.generation:  # time is up; look once more, for time itself may have changed something
+                give_up_at = kernel.clock.monotonic()
+            held = await self.snapshots.newest()
 
 
 def _known_wants(snapshot: Snapshot, node_id: str) -> set[str]:

@@ -12,6 +12,7 @@ from sqlalchemy import Select, and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from coordinator.rounds import files, repository
+from coordinator.rounds.explain import Explainer
 from coordinator.rounds.facts import RunFacts, departure
 from coordinator.rounds.files import Shelf, Wanted
 from coordinator.settings import CoordinatorSettings
@@ -39,6 +40,14 @@ _TO_SERVE = select(RunRow).where(
 _FINISHED = (
     select(RunRow.run_id).where(RunRow.status.in_(ENDED)).order_by(RunRow.finished_at.desc()).limit(MAX_FINISHED)
 )
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A member of a JSON object, `"name":value`, and its SHA-256."""
+
+    text: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -80,8 +89,8 @@ class RunSnapshot:
         )
 
     @cached_property
-    def digests(self) -> dict[str, str]:
-        """Digests of the large parts that many nodes share; `desired.py` fills it."""
+    def fragments(self) -> dict[str, Fragment]:
+        """The large parts that many nodes share, encoded by `desired.py`."""
         return {}
 
 
@@ -91,6 +100,18 @@ class Snapshot:
     nodes: Mapping[str, NodeRow] = field(default_factory=dict)
     runs: tuple[RunSnapshot, ...] = ()  # the first that wants a node gets it: longest running first, ended ones last
     finished: Mapping[str, frozenset[str]] = field(default_factory=dict)  # run id -> nodes that took part in it
+
+    def explainer(self, now: datetime) -> Explainer:
+        """Of the second that `now` is in, so that polls that are answered together share its sentences."""
+        moment = now.replace(microsecond=0)
+        if moment not in self._explainers:
+            self._explainers.clear()
+            self._explainers[moment] = Explainer(self.settings, moment)
+        return self._explainers[moment]
+
+    @cached_property
+    def _explainers(self) -> dict[datetime, Explainer]:
+        return {}
 
 
 class Loader:

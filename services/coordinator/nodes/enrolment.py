@@ -22,10 +22,9 @@ from coordinator.kernel import Kernel
 from coordinator.kit.auth import TOKEN_PREFIX, digest_of
 from coordinator.kit.guard import guarded_update
 from coordinator.nodes import provisioning, repository
-from coordinator.nodes.errors import EnrolmentCodeError, HubUnreachableError, PublicKeyError
+from coordinator.nodes.errors import EnrolmentCodeError, PublicKeyError
 from coordinator.nodes.service import normalised_code
 from coordinator.tables import NodeRow
-from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.messages import EnrolReply, EnrolRequest
 from hsl_model.protocol.states import NodeStatus
 
@@ -36,11 +35,7 @@ def enrol(kernel: Kernel, request: EnrolRequest) -> EnrolReply:
     code_hash = digest_of(normalised_code(request.code))
     with kernel.snapshot() as session:
         node_id = _node_of(session, code_hash, keys, kernel.clock.now()).node_id
-    provisioning.make_account(kernel.hub, node_id, keys.ssh)
-    try:
-        address = kernel.hub.address(node_id)
-    except HslError as error:
-        raise HubUnreachableError(node_id=node_id) from error
+    address = provisioning.make_account(kernel.hub, node_id, keys.ssh)
     try:
         with kernel.transaction() as session:
             node = _node_of(session, code_hash, keys, kernel.clock.now(), lock=True)

@@ -1,29 +1,32 @@
 """The hub's accounts follow the tables. Always outside a transaction: a slow hub must not hold the database."""
 
-from typing import Any
+import structlog
 
-HubAdmin = Any  # TEMP
+from coordinator.hub.admin import HubAdmin, HubAdminError
 from coordinator.kernel import Kernel
 from coordinator.nodes import repository
 from coordinator.nodes.errors import HubUnreachableError
-from hsl_model.protocol.errors import HslError
+from hsl_model.protocol.messages import HubAddress
+
+_log = structlog.get_logger(__name__)
 
 
-def make_account(hub: HubAdmin, node_id: str, ssh_public_key: str) -> None:
-    """Folder, user and key, idempotent. Raises `HubUnreachableError`."""
+def make_account(hub: HubAdmin, node_id: str, ssh_public_key: str) -> HubAddress:
+    """Folder, user and key; done twice is done once. Raises `HubUnreachableError`."""
     try:
         hub.ensure_node(node_id)
         hub.set_key(node_id, ssh_public_key)
-    except HslError as error:
-        raise HubUnreachableError(node_id=node_id) from error
+        return hub.address(node_id)
+    except HubAdminError as error:
+        raise _unreachable(node_id, error) from error
 
 
 def cut_account(kernel: Kernel, node_id: str) -> None:
     """End the node's access and its live connections. Raises `HubUnreachableError`; a beat tries again."""
     try:
         kernel.hub.cut(node_id)
-    except HslError as error:
-        raise HubUnreachableError(node_id=node_id) from error
+    except HubAdminError as error:
+        raise _unreachable(node_id, error) from error
     with kernel.transaction() as session:
         repository.note_cut(session, node_id, kernel.clock.now())
 
@@ -41,3 +44,9 @@ def catch_up(kernel: Kernel) -> None:
         make_account(kernel.hub, node_id, ssh_public_key)
         with kernel.transaction() as session:
             repository.note_account(session, node_id, ssh_public_key, kernel.clock.now())
+
+
+def _unreachable(node_id: str, error: HubAdminError) -> HubUnreachableError:
+    """What the hub said is for the admin's log; a site learns only that it has to wait."""
+    _log.warning("hub_refused", node_id=node_id, code=error.code, reason=error.sentence())
+    return HubUnreachableError(node_id=node_id)

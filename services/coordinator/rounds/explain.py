@@ -27,11 +27,13 @@ MAX_NAMES = 8  # a sentence that names two hundred nodes is read by nobody
 
 
 class Explainer:
-    """Speaks of one moment, with the coordinator's idea of late and lost."""
+    """Speaks of one moment of each run, with the coordinator's idea of late and lost."""
 
     def __init__(self, settings: CoordinatorSettings, now: datetime) -> None:
         self._settings = settings
         self._now = now
+        self._of_round: dict[str, str | None] = {}  # the same for each of two hundred members that wait
+        self._of_update: dict[str, str | None] = {}
 
     def run(self, facts: RunFacts) -> str | None:
         """What the run waits for; None when it has ended or its next step is under way."""
@@ -47,6 +49,12 @@ class Explainer:
 
     def round(self, facts: RunFacts) -> str | None:
         """What the newest round waits for."""
+        run_id = facts.run.run_id
+        if run_id not in self._of_round:
+            self._of_round[run_id] = self._round(facts)
+        return self._of_round[run_id]
+
+    def _round(self, facts: RunFacts) -> str | None:
         newest = facts.newest
         if newest is None or newest.status not in (RoundStatus.OPEN, RoundStatus.FUSING):
             return None
@@ -98,8 +106,8 @@ class Explainer:
                 f"Paused since {since} because members left and the quorum is lost ({short}): an admin must resume the "
                 "run with those that are left, or stop it."
             )
-        short = lacking(facts.config.quorum, self._left(facts))
-        left = f", with members that left meanwhile ({short})" if short else ""
+        missing = lacking(facts.config.quorum, self._left(facts))
+        left = f", and members have left meanwhile ({missing})" if missing else ""
         return f"Paused by an admin since {since}{left}; an admin must resume the run."
 
     @staticmethod
@@ -152,6 +160,12 @@ class Explainer:
 
     def _update_missing(self, facts: RunFacts, newest: RoundRow) -> str | None:
         """Rule 5: an owner has been asked to publish its update again."""
+        run_id = facts.run.run_id
+        if run_id not in self._of_update:
+            self._of_update[run_id] = self._republish(facts, newest)
+        return self._of_update[run_id]
+
+    def _republish(self, facts: RunFacts, newest: RoundRow) -> str | None:
         asked = [row for row in facts.participations.values() if row.republish_since is not None]
         if not asked:
             return None

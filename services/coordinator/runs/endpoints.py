@@ -11,6 +11,7 @@ from coordinator.kit.session import KernelDep, SessionDep, SnapshotDep
 from coordinator.rounds.errors import InvitedNodeError, NotEnoughMembersError, RunStateError
 from coordinator.rounds.explain import Explainer
 from coordinator.rounds.moves import Act
+from coordinator.rounds.schemas import RunIdPath
 from coordinator.runs import repository, service
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.states import RunStatus
@@ -55,34 +56,34 @@ def list_runs(
 
 
 @router.get("/{run_id}", summary="Show a run", responses=problems(NotFoundError))
-def show_run(session: SnapshotDep, explainer: ExplainerDep, run_id: str) -> RunView:
+def show_run(session: SnapshotDep, explainer: ExplainerDep, run_id: RunIdPath) -> RunView:
     return service.show(session, explainer, run_id)
 
 
 @router.post(
     "/{run_id}/start", summary="Start a run", responses=problems(NotFoundError, RunStateError, NotEnoughMembersError)
 )
-def start_run(act: ActDep, explainer: ExplainerDep, run_id: str) -> RunView:
+def start_run(act: ActDep, explainer: ExplainerDep, run_id: RunIdPath) -> RunView:
     """Needs a quorum of members. Round 0, the initial weights, opens at once."""
     service.start(act, run_id)
     return service.show(act.session, explainer, run_id)
 
 
 @router.post("/{run_id}/pause", summary="Pause a run", responses=_MOVED)
-def pause_run(act: ActDep, explainer: ExplainerDep, run_id: str) -> RunView:
+def pause_run(act: ActDep, explainer: ExplainerDep, run_id: RunIdPath) -> RunView:
     """Training stops at the next step with a snapshot; transfers and a started fusion finish; deadlines stand still."""
     service.pause(act, run_id)
     return service.show(act.session, explainer, run_id)
 
 
 @router.post("/{run_id}/resume", summary="Let a paused run go on", responses=_MOVED)
-def resume_run(act: ActDep, explainer: ExplainerDep, run_id: str) -> RunView:
+def resume_run(act: ActDep, explainer: ExplainerDep, run_id: RunIdPath) -> RunView:
     service.resume(act, run_id)
     return service.show(act.session, explainer, run_id)
 
 
 @router.post("/{run_id}/stop", summary="End a run for good", responses=_MOVED)
-def stop_run(act: ActDep, explainer: ExplainerDep, run_id: str) -> RunView:
+def stop_run(act: ActDep, explainer: ExplainerDep, run_id: RunIdPath) -> RunView:
     """The open round is cancelled; every site keeps its last fused model."""
     service.stop(act, run_id)
     return service.show(act.session, explainer, run_id)

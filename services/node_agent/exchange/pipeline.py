@@ -127,7 +127,6 @@ class RemoteFile:
     def close(self) -> None:
         """Send CLOSE and look at its status: a full disk or quota is told nowhere else."""
         self._ask(_Packet.CLOSE, self._handle)
-        self._channel.close()
 
     # --- upload ------------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from paramiko.ssh_exception import SSHException
 
 from hsl_model.checkpoint import sha256_file
 from hsl_model.durable import publish
@@ -98,17 +100,16 @@ class SftpExchange:
         return self._hub_sha256(upload.final, upload.num_bytes, upload.doing) == upload.sha256
 
     def _send(self, upload: _Upload, watch: TransferWatch) -> None:
-        offset = self._resume_offset(upload)
+        """Truncates nothing but a part that cannot be ours: another session may be about to commit it."""
+        kept = self._size(upload.part, upload.doing)
+        fits = kept is not None and kept <= upload.num_bytes
+        offset = upload_offset(kept or 0, upload.num_bytes)
         upload.source.seek(offset)
         watch.moved(offset, upload.num_bytes)
-        mode = OpenMode.RESUME if offset else OpenMode.CREATE
+        mode = OpenMode.RESUME if fits else OpenMode.CREATE
         with self._open(upload.part, mode, watch.cancelled, upload.doing) as remote:
             remote.write(upload.source, (offset, upload.num_bytes), lambda done: watch.moved(done, upload.num_bytes))
             remote.close()
-
-    def _resume_offset(self, upload: _Upload) -> int:
-        """A part longer than the file cannot be ours: opened for creation it starts from nothing."""
-        return upload_offset(self._size(upload.part, upload.doing) or 0, upload.num_bytes)
 
     def _commit(self, upload: _Upload) -> None:
         try:
@@ -205,10 +206,14 @@ class SftpExchange:
         """A file on a channel of its own. The channel ends with the block, however it ends."""
         with remote_errors(doing):
             channel = self._link.sftp_channel()
-        with channel:
+        try:
             remote = RemoteFile(channel, Patience(self._link.stall_s, cancelled), doing)
             remote.open(path, mode)
             yield remote
+        finally:
+            # On a dead connection this fails too, and must not hide how the transfer itself ended.
+            with suppress(SSHException, OSError, EOFError):
+                channel.close()
 
     def _size(self, path: str, doing: str) -> int | None:
         """None if there is no such file."""

@@ -46,7 +46,7 @@ def _fuse_own(context: Context, facts: RoundFacts) -> FusedModel:
         files.setdefault(context.node_id, context.store.path(facts.update.sha256))
     request = m.FuseOwn(work=context.work(facts, ()), plan=facts.plan, files=files, output=output)
     made = context.trainer(facts.run_id).ask(request, m.Fused, keep_going=context.may_finish).model
-    context.store.take(file_facts(made), facts.run_id, facts.round_number, FileKind.FUSED)
+    context.store.take(file_facts(made), facts.run_id, facts.round_number, FileKind.OWN)
     return _fused_model(facts, inputs_digest(facts.plan.entries), made.sha256, made.num_bytes)
 
 

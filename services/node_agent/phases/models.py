@@ -32,7 +32,7 @@ def start_files(context: Context, facts: RoundFacts) -> tuple[Path, ...]:
     if facts.fused_kind is Fused.COMMON and facts.start is not None:
         fused = fetch(context, facts, facts.start)
     elif facts.fused_kind is Fused.OWN:
-        fused = _newest(context, facts, FileKind.FUSED, facts.round_number)
+        fused = _newest(context, facts, FileKind.OWN, facts.round_number)
     return _overlay(context, facts, fused, before_round=facts.round_number)
 
 

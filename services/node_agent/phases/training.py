@@ -3,6 +3,7 @@
 from hsl_model.protocol.states import NodePhase
 from node_agent.context import Context
 from node_agent.facts import RoundFacts, UpdateFacts
+from node_agent.model_card import write_start_card
 from node_agent.phases.models import file_facts, start_files
 from node_agent.store import FileKind
 from node_agent.trainer.messages import Trained, TrainRound
@@ -11,6 +12,7 @@ from node_agent.trainer.messages import Trained, TrainRound
 def training(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]:
     """A finished round in the workspace is handed back as it is, an unfinished one goes on from its snapshot."""
     start = start_files(context, facts)
+    write_start_card(context.settings, context.node_id, facts, start)
     context.hub.drop()  # training takes long; a connection kept open meanwhile would be dead when it is needed
     workspace = context.settings.round_folder(facts.run_id, facts.round_number)
     trained = context.trainer(facts.run_id).ask(

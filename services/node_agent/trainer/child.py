@@ -125,11 +125,9 @@ class Child:
         return m.Prepared(counts=report.counts(), lines=tuple(report.lines()))
 
     def describe(self, request: m.Describe) -> Message:
-        from hsl_model.checkpoint import spec_of
-        from hsl_model.engine import initial_tensors, shared_names
+        from hsl_model.model_state import all_specs, shared_names
 
-        full = tuple(spec_of(name, values, Path("initial")) for name, values in initial_tensors(request.config).items())
-        return m.Described(shared=shared_names(request.config), full=tuple(sorted(full, key=lambda spec: spec.name)))
+        return m.Described(shared=shared_names(request.config), full=all_specs(request.config))
 
     def initialise(self, request: m.Initialise) -> Message:
         from hsl_model.engine import write_initial

@@ -62,9 +62,9 @@ def test_neither_token_nor_code_is_stored(alliance: Alliance) -> None:
 
 
 @pytest.mark.parametrize("spell", [str.lower, lambda code: code.replace("-", ""), lambda code: f" {code}\n"])
-def test_a_code_may_be_typed_as_people_type(alliance: Alliance, spell: object) -> None:
-    code = alliance.add("alpha")
-    enrolled(alliance.stranger.post(ENROL, Keys().request(spell(code))))  # type: ignore[operator]
+def test_a_code_may_be_typed_as_people_type(sqlite_alliance: Alliance, spell: object) -> None:
+    code = sqlite_alliance.add("alpha")
+    enrolled(sqlite_alliance.stranger.post(ENROL, Keys().request(spell(code))))  # type: ignore[operator]
 
 
 def test_a_lost_reply_costs_nothing_until_the_token_is_used(alliance: Alliance) -> None:
@@ -117,18 +117,18 @@ def _ssh(key: object) -> str:
         ("signing_public_key", "!" * 44),
     ],
 )
-def test_what_is_no_ed25519_key_is_refused(alliance: Alliance, field: str, value: str) -> None:
-    code = alliance.add("alpha")
+def test_what_is_no_ed25519_key_is_refused(sqlite_alliance: Alliance, field: str, value: str) -> None:
+    code = sqlite_alliance.add("alpha")
     request = Keys().request(code).model_copy(update={field: value})
-    assert field in refused(alliance.stranger.post(ENROL, request), 422, "public_key_invalid")
-    assert not alliance.hub.keys
+    assert field in refused(sqlite_alliance.stranger.post(ENROL, request), 422, "public_key_invalid")
+    assert not sqlite_alliance.hub.keys
 
 
-def test_a_comment_after_the_key_does_not_reach_the_hub(alliance: Alliance) -> None:
-    request = Keys().request(alliance.add("alpha"))
+def test_a_comment_after_the_key_does_not_reach_the_hub(sqlite_alliance: Alliance) -> None:
+    request = Keys().request(sqlite_alliance.add("alpha"))
     named = request.model_copy(update={"ssh_public_key": f"{request.ssh_public_key} root@hospital\n"})
-    enrolled(alliance.stranger.post(ENROL, named))
-    assert alliance.hub.keys["alpha"] == request.ssh_public_key
+    enrolled(sqlite_alliance.stranger.post(ENROL, named))
+    assert sqlite_alliance.hub.keys["alpha"] == request.ssh_public_key
 
 
 def test_a_new_code_admits_new_keys_and_begins_a_new_life(alliance: Alliance) -> None:
@@ -209,8 +209,8 @@ def test_of_two_agents_with_one_code_one_is_admitted_and_the_hub_knows_its_key(a
     assert alliance.hub.keys["alpha"] == pairs[winner].request(code).ssh_public_key
 
 
-def test_a_request_that_is_no_enrolment(alliance: Alliance) -> None:
+def test_a_request_that_is_no_enrolment(sqlite_alliance: Alliance) -> None:
     good = Keys().request("ABCD-EFGH").model_dump()
     for wrong in ({}, {**good, "code": "x"}, {**good, "extra": 1}, {**good, "signing_public_key": 7}):
-        refused(alliance.stranger.post(ENROL, wrong), 422, "request_invalid")
+        refused(sqlite_alliance.stranger.post(ENROL, wrong), 422, "request_invalid")
     assert EnrolRequest.model_validate(good)

@@ -30,8 +30,8 @@ def test_a_created_node_answers_its_code_once(alliance: Alliance) -> None:
     assert made.code not in shown.text
 
 
-def test_codes_differ(alliance: Alliance) -> None:
-    assert len({alliance.add(f"node-{n}") for n in range(20)}) == 20
+def test_codes_differ(sqlite_alliance: Alliance) -> None:
+    assert len({sqlite_alliance.add(f"node-{n}") for n in range(20)}) == 20
 
 
 def test_a_node_is_created_once(alliance: Alliance) -> None:
@@ -43,8 +43,8 @@ def test_a_node_is_created_once(alliance: Alliance) -> None:
 
 
 @pytest.mark.parametrize("node_id", ["", "Alpha", "a_b", "../etc", "a" * 33, "-a", "a b", "a/b", "a\x00", 7, None])
-def test_ids_that_would_not_fit_the_hub_are_refused(alliance: Alliance, node_id: object) -> None:
-    reply = alliance.admin.post(NODES, {"node_id": node_id})
+def test_ids_that_would_not_fit_the_hub_are_refused(sqlite_alliance: Alliance, node_id: object) -> None:
+    reply = sqlite_alliance.admin.post(NODES, {"node_id": node_id})
     assert (reply.status_code, reply.json()["code"]) == (422, "request_invalid")
     assert reply.json()["detail"].startswith("node_id: ")
 
@@ -77,9 +77,9 @@ def test_lists_are_filtered_by_status(alliance: Alliance) -> None:
 
 
 @pytest.mark.parametrize("verb", ["", "/revoke", "/release", "/code"])
-def test_an_unknown_node_is_not_found(alliance: Alliance, verb: str) -> None:
+def test_an_unknown_node_is_not_found(sqlite_alliance: Alliance, verb: str) -> None:
     path = f"{NODES}/nobody{verb}"
-    reply = alliance.admin.post(path) if verb else alliance.admin.get(path)
+    reply = sqlite_alliance.admin.post(path) if verb else sqlite_alliance.admin.get(path)
     assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
     assert "'nobody'" in reply.json()["detail"]
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -82,7 +83,7 @@ class DirectAlliance:
     kernel: Kernel
     clock: ManualClock
     _loader: Loader | None = None
-    _held: tuple[int, Snapshot] | None = None
+    _held: tuple[int, datetime, Snapshot] | None = None
 
     @classmethod
     def on(cls, database_url: str, clock: ManualClock) -> "DirectAlliance":
@@ -120,11 +121,12 @@ class DirectAlliance:
     def snapshot(self) -> Snapshot:
         """As the long poll does: read again only after something was committed."""
         generation = self.kernel.notifier.generation
-        if self._held is None or self._held[0] != generation:
+        now = self.clock.now()
+        if self._held is None or self._held[:2] != (generation, now):
             self._loader = self._loader or Loader(self.kernel.settings)
             with self.kernel.snapshot() as session:
-                self._held = (generation, self._loader.load(session, self.clock.now()))
-        return self._held[1]
+                self._held = (generation, now, self._loader.load(session, now))
+        return self._held[2]
 
     def desired(self, node_id: str, request: DesiredRequest) -> DesiredState:
         if request.missing:

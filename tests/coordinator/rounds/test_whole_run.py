@@ -1,14 +1,13 @@
-"""Three sites, three rounds, from the draft to the best round."""
+"""Whole runs, behind HTTP and on both databases: from the draft to the best round."""
 
 import pytest
 
 from tests.coordinator.helpers import Alliance
-from tests.coordinator.rounds.sites import Federation, enrolled
+from tests.coordinator.rounds.sites import Federation, Site, enrolled
 
 
 @pytest.fixture
 def federation(alliance: Alliance) -> Federation:
-    """On both databases."""
     return enrolled(alliance)
 
 
@@ -29,3 +28,25 @@ def test_three_sites_complete_three_rounds(federation: Federation) -> None:
         wish = site.desired()
         assert wish.assignment is None
         assert wish.finished_runs == (federation.run_id,)
+
+
+def test_a_site_that_accepts_while_the_run_goes_on_is_in_the_next_round(federation: Federation) -> None:
+    federation.create()
+    for node_id in ("node-a", "node-b"):
+        federation[node_id].accept(federation.run_id)
+    federation.move("start")
+    federation.to_round(1)
+    late: Site = federation["node-c"]
+    assert [one.run_id for one in late.desired().invitations] == [federation.run_id]
+    late.ok(late.accept(federation.run_id))
+    wish = late.desired()
+    assert (wish.invitations, wish.assignment) == ((), None)
+    assert set(federation.statuses(1)) == {"node-a", "node-b"}
+    federation.play_round()
+    assert set(federation.statuses(2)) == {"node-a", "node-b", "node-c"}
+    wish_2 = late.assignment()
+    assert wish_2.start is not None
+    assert wish_2.initial is not None
+    assert wish_2.start.fused_digest == federation.round(1).fused_digest
+    federation.play_round()
+    assert federation.statuses(2)["node-c"] == "fused"

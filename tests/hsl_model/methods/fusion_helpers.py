@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from tests.hsl_model.engine_helpers import run_config, spec_of
 
 from hsl_model.checkpoint import read_tensors, write_tensors
 from hsl_model.engine import fuse_own
 from hsl_model.protocol.messages import FusionPlan, PlanEntry
 from hsl_model.protocol.methods import method_facts
 from hsl_model.protocol.weights import plan_weights
+from tests.hsl_model.engine_helpers import run_config, spec_of
 
 
 def fused_number(

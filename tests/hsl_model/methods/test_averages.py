@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from tests.hsl_model.engine_helpers import run_config, spec_of
-from tests.hsl_model.methods.fusion_helpers import fused_number
 
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.messages import FusionPlan, PlanEntry
+from tests.hsl_model.engine_helpers import run_config, spec_of
+from tests.hsl_model.methods.fusion_helpers import fused_number
 
 NUMBERS = {"a": 1.0, "b": 2.0, "c": 6.0}
 CASES = {"a": 100, "b": 300, "c": 600}

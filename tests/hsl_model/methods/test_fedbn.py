@@ -2,11 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tests.hsl_model.engine_helpers import initial_file, run_config, site_data, spec_of, train
 
 from hsl_model.checkpoint import read_tensors
 from hsl_model.engine import shared_names
 from hsl_model.model_state import initial_network
+from tests.hsl_model.engine_helpers import initial_file, run_config, site_data, spec_of, train
 
 
 def batch_norm_tensors(network: torch.nn.Module) -> set[str]:

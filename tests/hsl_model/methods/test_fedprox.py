@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.hsl_model.engine_helpers import initial_file, run_config, site_data, spec_of, train
 
 from hsl_model.batches import PairLoader
 from hsl_model.checkpoint import read_tensors
 from hsl_model.methods import load
 from hsl_model.methods.base import LocalRun
 from hsl_model.model_state import initial_network
+from tests.hsl_model.engine_helpers import initial_file, run_config, site_data, spec_of, train
 
 
 def test_the_proximal_term_and_its_gradient_by_hand() -> None:

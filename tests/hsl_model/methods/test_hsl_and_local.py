@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tests.hsl_model.engine_helpers import image_set, initial_file, result_bytes, run_config, site_data, spec_of, train
 
 from hsl_model.checkpoint import read_tensors
+from tests.hsl_model.engine_helpers import image_set, initial_file, result_bytes, run_config, site_data, spec_of, train
 
 
 def test_no_sat_is_blind_to_the_shared_anchor_images(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.hsl_model.engine_helpers import run_config, site_data, spec_of
 
 from hsl_model.batches import Batch, PairLoader
 from hsl_model.losses import binary_cross_entropy, task_loss
@@ -13,6 +12,7 @@ from hsl_model.methods import load
 from hsl_model.methods.base import LocalRun
 from hsl_model.model_state import initial_network
 from hsl_model.network import NetworkOutput
+from tests.hsl_model.engine_helpers import run_config, site_data, spec_of
 
 # z1 = (0, ln 3), y1 = (1, 0): losses ln 2 and ln 4;  z2 = (0, 0), y2 = (1, 0): losses ln 2 and ln 2
 OUTPUT = NetworkOutput(torch.tensor([0.0, math.log(3.0)]), torch.zeros(2), None)

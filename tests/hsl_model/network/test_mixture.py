@@ -107,3 +107,12 @@ def test_the_published_mixture_is_almost_dead_and_a_scale_revives_it() -> None:
     }
     assert 1e-5 < ratios[1.0] < 2e-3
     assert 0.1 < ratios[1024.0] < 2
+
+
+def test_half_precision_stops_at_the_encoders() -> None:
+    network = small_network()
+    full = network(images(8), images(8, seed=1)).mixture_ratio.item()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(images(8), images(8, seed=1))
+    assert output.primary_logit.dtype == torch.float32
+    assert output.mixture_ratio.item() == pytest.approx(full, rel=0.3)

@@ -1,10 +1,14 @@
 """Files to transfer, and watches that remember or cancel."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from hsl_model.protocol.retry import FailureKind
+from node_agent.exchange.base import ExchangeError
 
 MIB = 1 << 20
 
@@ -27,6 +31,15 @@ def make_content(folder: Path, num_bytes: int, seed: int = 0) -> Content:
     path = folder / f"source-{num_bytes}-{seed}"
     path.write_bytes(data)
     return Content(data, path)
+
+
+def failure_of(call: Callable[[], object]) -> FailureKind | None:
+    """The kind of `ExchangeError` that a call raises, if it raises one."""
+    try:
+        call()
+    except ExchangeError as error:
+        return error.kind
+    return None
 
 
 @dataclass

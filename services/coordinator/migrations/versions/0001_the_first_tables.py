@@ -1,4 +1,4 @@
-"""the first tables"""
+"""The first tables."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,33 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
+    _events()
+    _nodes()
+    _runs()
+    _members()
+    _participations()
+    _published_files()
+    _refusals()
+    _rounds()
+    _wanted_files()
+
+
+def downgrade() -> None:
+    op.drop_table("wanted_files")
+    op.drop_table("rounds")
+    op.drop_table("refusals")
+    op.drop_table("published_files")
+    op.drop_table("participations")
+    op.drop_table("members")
+    op.drop_table("runs")
+    op.drop_table("nodes")
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.drop_index("ix_events_run_id_event_id")
+
+    op.drop_table("events")
+
+
+def _events() -> None:
     op.create_table(
         "events",
         sa.Column("event_id", sa.Integer(), autoincrement=True, nullable=False),
@@ -27,6 +54,8 @@ def upgrade() -> None:
     with op.batch_alter_table("events", schema=None) as batch_op:
         batch_op.create_index("ix_events_run_id_event_id", ["run_id", "event_id"], unique=False)
 
+
+def _nodes() -> None:
     op.create_table(
         "nodes",
         sa.Column("node_id", sa.String(length=32), nullable=False),
@@ -60,6 +89,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("node_id", name=op.f("pk_nodes")),
         sa.UniqueConstraint("code_hash", name=op.f("uq_nodes_code_hash")),
     )
+
+
+def _runs() -> None:
     op.create_table(
         "runs",
         sa.Column("run_id", sa.String(length=48), nullable=False),
@@ -74,6 +106,9 @@ def upgrade() -> None:
         sa.Column("best_round", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_runs")),
     )
+
+
+def _members() -> None:
     op.create_table(
         "members",
         sa.Column("run_id", sa.String(length=48), nullable=False),
@@ -85,6 +120,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_members_run_id_runs")),
         sa.PrimaryKeyConstraint("run_id", "node_id", name=op.f("pk_members")),
     )
+
+
+def _participations() -> None:
     op.create_table(
         "participations",
         sa.Column("run_id", sa.String(length=48), nullable=False),
@@ -107,6 +145,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_participations_run_id_runs")),
         sa.PrimaryKeyConstraint("run_id", "round_number", "node_id", name=op.f("pk_participations")),
     )
+
+
+def _published_files() -> None:
     op.create_table(
         "published_files",
         sa.Column("run_id", sa.String(length=48), nullable=False),
@@ -117,6 +158,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_published_files_run_id_runs")),
         sa.PrimaryKeyConstraint("run_id", "file_sha256", "node_id", name=op.f("pk_published_files")),
     )
+
+
+def _refusals() -> None:
     op.create_table(
         "refusals",
         sa.Column("run_id", sa.String(length=48), nullable=False),
@@ -130,6 +174,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_refusals_run_id_runs")),
         sa.PrimaryKeyConstraint("run_id", "round_number", "plan_version", "owner", "node_id", name=op.f("pk_refusals")),
     )
+
+
+def _rounds() -> None:
     op.create_table(
         "rounds",
         sa.Column("run_id", sa.String(length=48), nullable=False),
@@ -151,6 +198,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_rounds_run_id_runs")),
         sa.PrimaryKeyConstraint("run_id", "round_number", name=op.f("pk_rounds")),
     )
+
+
+def _wanted_files() -> None:
     op.create_table(
         "wanted_files",
         sa.Column("run_id", sa.String(length=48), nullable=False),
@@ -160,18 +210,3 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_wanted_files_run_id_runs")),
         sa.PrimaryKeyConstraint("run_id", "file_sha256", "node_id", name=op.f("pk_wanted_files")),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("wanted_files")
-    op.drop_table("rounds")
-    op.drop_table("refusals")
-    op.drop_table("published_files")
-    op.drop_table("participations")
-    op.drop_table("members")
-    op.drop_table("runs")
-    op.drop_table("nodes")
-    with op.batch_alter_table("events", schema=None) as batch_op:
-        batch_op.drop_index("ix_events_run_id_event_id")
-
-    op.drop_table("events")

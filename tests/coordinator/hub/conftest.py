@@ -1,0 +1,46 @@
+"""The implementations of `HubAdmin` under one suite, each beside the server it manages."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from coordinator.hub.admin import HubAdmin
+from coordinator.hub.embedded import EmbeddedHubAdmin
+from hsl_model.protocol.messages import HubAddress
+from tests.embedded_hub.helpers import HubProcess
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class ManagedHub:
+    """`admin` is under test; `folder` is where the server keeps a node's files."""
+
+    admin: HubAdmin
+    folder: Callable[[str], Path]
+    address: HubAddress  # of nobody in particular: host, port and key of the server
+
+
+@pytest.fixture(scope="session")
+def hub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    with HubProcess(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+@pytest.fixture(params=["embedded hub"])
+def managed(request: pytest.FixtureRequest) -> Iterator[ManagedHub]:
+    """A further hub is one more parameter here."""
+    process: HubProcess = request.getfixturevalue("hub_process")
+    admin = EmbeddedHubAdmin(process.admin_url, process.token)
+    info = process.info
+    address = HubAddress(host=info["host"], port=info["port"], username="nobody", host_key=info["host_key"])
+    yield ManagedHub(admin, process.folder, address)
+    admin.close()
+
+
+@pytest.fixture
+def node_id() -> str:
+    return f"site-{next(_numbers)}"

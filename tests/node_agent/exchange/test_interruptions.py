@@ -1,0 +1,342 @@
+"""Lines that break at a given byte, fall silent, hubs that are killed, disks that are full: what the next try finds."""
+
+import errno
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from embedded_hub.files import HubFiles
+from hsl_model.protocol.paths import manifest_path, part_path, tensor_path
+from hsl_model.protocol.retry import FailureKind
+from node_agent.errors import Interrupted
+from node_agent.exchange.base import ExchangeError
+from node_agent.exchange.pipeline import SEND_BATCH, WRITE_BLOCK
+from node_agent.exchange.sftp import SftpExchange
+from tests.embedded_hub.helpers import HubProcess, HubThread, Login, names
+from tests.node_agent.exchange.helpers import MIB, Content, Watch, failure_of, make_content
+from tests.node_agent.exchange.proxy import Fault, Line
+
+NUM_BYTES = 3 * MIB + 12_345
+CUTS = sorted(
+    {
+        1,
+        *(boundary + off for boundary in (WRITE_BLOCK, SEND_BATCH, MIB, 3 * MIB) for off in (-1, 0, 1)),
+        NUM_BYTES - 1,
+        NUM_BYTES,
+    }
+)
+
+
+class WatchThatBreaks(Watch):
+    """Arms the line when the transfer starts, so that bytes are counted from there."""
+
+    def __init__(self, arm: Callable[[], None]) -> None:
+        super().__init__()
+        self._arm = arm
+
+    def moved(self, done: int, total: int) -> None:
+        if not self.moves:
+            self._arm()
+        super().moved(done, total)
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Content:
+    return make_content(tmp_path, NUM_BYTES)
+
+
+@pytest.fixture
+def line(hub: HubProcess) -> Iterator[Line]:
+    with Line(hub.info["port"]) as running:
+        yield running
+
+
+@pytest.fixture
+def site(hub: HubProcess, new_login: Callable[[], Login], line: Line) -> Iterator[tuple[SftpExchange, str]]:
+    login = new_login()
+    exchange = SftpExchange(hub.address(login, port=line.port), login.key, login.node_id, stall_s=2.0)
+    yield exchange, login.node_id
+    exchange.close()
+
+
+def put(site: tuple[SftpExchange, str], content: Content, watch: Watch) -> None:
+    exchange, node_id = site
+    exchange.put_tensors(content.path, node_id, content.sha256, watch)
+
+
+def get(site: tuple[SftpExchange, str], content: Content, target: Path, watch: Watch) -> None:
+    exchange, node_id = site
+    exchange.get_tensors(node_id, content.sha256, len(content), target, watch)
+
+
+def test_an_upload_cut_at_any_byte_is_resumed(
+    hub: HubProcess, site: tuple[SftpExchange, str], line: Line, content: Content
+) -> None:
+    for cut in CUTS:
+        with pytest.raises(ExchangeError) as caught:
+            put(site, content, WatchThatBreaks(lambda cut=cut: line.break_after(cut)))
+        assert caught.value.kind is FailureKind.CONNECTION, cut
+        resume_and_check(hub, site, line, content)
+
+
+def test_an_upload_cut_after_its_last_byte_is_finished(
+    hub: HubProcess, site: tuple[SftpExchange, str], line: Line, tmp_path: Path
+) -> None:
+    """CLOSE, stat, sha256sum, rename, and the answers to them: whichever gets lost, the next try finds out."""
+    content = make_content(tmp_path, 100)
+    put(site, content, WatchThatBreaks(lambda: line.break_after(1 << 40)))
+    needed, num_cut = line.num_bytes, 0
+    site[0].remove(tensor_path(site[1], content.sha256))
+    for cut in range(100, needed, 250):
+        kind = failure_of(lambda cut=cut: put(site, content, WatchThatBreaks(lambda: line.break_after(cut))))
+        assert kind in (FailureKind.CONNECTION, None), cut
+        num_cut += kind is not None
+        resume_and_check(hub, site, line, content)
+    assert num_cut >= 10
+
+
+def resume_and_check(hub: HubProcess, site: tuple[SftpExchange, str], line: Line, content: Content) -> None:
+    """Put again over a healthy line; what was on the hub must not be moved again. Leaves the folder empty."""
+    folder = hub.folder(site[1])
+    part, final = folder / f"{content.sha256}.part", folder / f"{content.sha256}.safetensors"
+    line.heal()
+    was_done, kept = final.exists(), part.stat().st_size if part.exists() else 0
+    assert not (was_done and kept)
+    assert kept == 0 or content.data.startswith(part.read_bytes())
+    watch = Watch()
+    put(site, content, watch)
+    assert watch.start >= (len(content) if was_done else kept - MIB)  # the hub may have read a little more meanwhile
+    assert final.read_bytes() == content.data
+    assert names(folder) == [final.name]
+    site[0].remove(tensor_path(site[1], content.sha256))
+
+
+def test_a_download_cut_at_any_byte_is_resumed(
+    site: tuple[SftpExchange, str], line: Line, content: Content, tmp_path: Path
+) -> None:
+    put(site, content, Watch())
+    target, part = tmp_path / "target", tmp_path / "target.part"
+    for cut in CUTS:
+        with pytest.raises(ExchangeError) as caught:
+            get(site, content, target, WatchThatBreaks(lambda cut=cut: line.break_after(cut)))
+        assert caught.value.kind is FailureKind.CONNECTION, cut
+        line.heal()
+        kept = part.stat().st_size
+        assert content.data.startswith(part.read_bytes()), cut
+        watch = Watch()
+        get(site, content, target, watch)
+        assert watch.start == kept // MIB * MIB, cut
+        assert target.read_bytes() == content.data, cut
+        assert not part.exists(), cut
+        target.unlink()
+
+
+def test_a_resumed_transfer_moves_only_what_is_missing(
+    site: tuple[SftpExchange, str], line: Line, content: Content, tmp_path: Path
+) -> None:
+    with pytest.raises(ExchangeError):
+        put(site, content, WatchThatBreaks(lambda: line.break_after(2 * MIB + MIB // 2)))
+    line.heal()
+    line.break_after(1 << 40)
+    put(site, content, Watch())
+    assert line.num_bytes < len(content) - MIB - MIB // 4 + 100_000
+    with pytest.raises(ExchangeError):
+        get(site, content, tmp_path / "target", WatchThatBreaks(lambda: line.break_after(2 * MIB + MIB // 2)))
+    line.heal()
+    line.break_after(1 << 40)
+    get(site, content, tmp_path / "target", Watch())
+    assert line.num_bytes < len(content) - 2 * MIB + 100_000
+
+
+def test_a_manifest_cut_at_any_byte_is_published_whole_or_not(site: tuple[SftpExchange, str], line: Line) -> None:
+    exchange, node_id = site
+    path = manifest_path(node_id, "run-1", 1, "ab" * 32)
+    exchange.list_own()  # connected: the bytes counted are those of the manifest
+    line.break_after(1 << 40)
+    exchange.put_manifest(b"0" * 5000, path)
+    needed = line.num_bytes
+    for number, cut in enumerate(range(500, needed, 1500)):
+        raw = str(number).encode() * 5000
+        line.break_after(cut)
+        with pytest.raises(ExchangeError) as caught:
+            exchange.put_manifest(raw, path)
+        assert caught.value.kind is FailureKind.CONNECTION
+        line.heal()
+        exchange.put_manifest(raw, path)
+        assert exchange.list_own() == (path,)
+        exchange.list_own()
+
+
+@pytest.mark.parametrize("at", [1, MIB])
+def test_a_line_that_falls_silent_ends_the_transfer_and_only_it(
+    site: tuple[SftpExchange, str], line: Line, content: Content, tmp_path: Path, at: int
+) -> None:
+    with pytest.raises(ExchangeError) as caught:
+        put(site, content, WatchThatBreaks(lambda: line.break_after(at, Fault.SILENCE)))
+    assert caught.value.kind in (FailureKind.TIMEOUT, FailureKind.CONNECTION)
+    line.heal()
+    put(site, content, Watch())
+    with pytest.raises(ExchangeError) as caught:
+        get(site, content, tmp_path / "target", WatchThatBreaks(lambda: line.break_after(at, Fault.SILENCE)))
+    assert caught.value.kind in (FailureKind.TIMEOUT, FailureKind.CONNECTION)
+    line.heal()
+    get(site, content, tmp_path / "target", Watch())
+    assert (tmp_path / "target").read_bytes() == content.data
+
+
+def test_a_slow_line_is_not_a_stalled_one(site: tuple[SftpExchange, str], line: Line, content: Content) -> None:
+    """The stall rule counts from the last byte, not from the start: a transfer may take many times `stall_s`."""
+    exchange, node_id = site
+    pauses = 0
+
+    class Slow(Watch):
+        def moved(self, done: int, total: int) -> None:
+            nonlocal pauses
+            pauses += threading.Event().wait(0.2) is False
+            super().moved(done, total)
+
+    exchange._link.stall_s = 0.5
+    exchange.put_tensors(content.path, node_id, content.sha256, Slow())
+    assert pauses * 0.2 > 2 * 0.5
+
+
+def test_a_cancelled_transfer_does_not_wait_for_a_silent_line(
+    hub: HubProcess, new_login: Callable[[], Login], line: Line, content: Content
+) -> None:
+    """With the stall time of production the test would run into its own timeout."""
+    login = new_login()
+    exchange = SftpExchange(hub.address(login, port=line.port), login.key, login.node_id)
+
+    class Cancelling(WatchThatBreaks):
+        asked = 0
+
+        def cancelled(self) -> bool:
+            self.asked += 1
+            return self.asked > 20
+
+    with pytest.raises(Interrupted):
+        put((exchange, login.node_id), content, Cancelling(lambda: line.break_after(MIB, Fault.SILENCE)))
+    line.heal()
+    exchange.close()
+
+
+def test_a_hub_that_is_killed_and_restarted_in_mid_upload(tmp_path: Path, content: Content) -> None:
+    with HubProcess(tmp_path / "hub") as hub:
+        login = hub.add("site-1")
+        exchange = SftpExchange(hub.address(login), login.key, "site-1", stall_s=5.0)
+
+        class Killing(Watch):
+            def moved(self, done: int, total: int) -> None:
+                super().moved(done, total)
+                if done > MIB and hub.process is not None:
+                    hub.process.kill()
+                    hub.process.wait()
+
+        with pytest.raises(ExchangeError) as caught:
+            exchange.put_tensors(content.path, "site-1", content.sha256, Killing())
+        assert caught.value.kind is FailureKind.CONNECTION
+        with pytest.raises(ExchangeError) as caught:
+            exchange.list_own()
+        assert caught.value.kind is FailureKind.CONNECTION  # refused: nobody listens
+        hub.start()
+        assert exchange.list_own() == (part_path("site-1", content.sha256),)
+        watch = Watch()
+        exchange.put_tensors(content.path, "site-1", content.sha256, watch)
+        assert 0 < watch.start < len(content)
+        assert (hub.folder("site-1") / f"{content.sha256}.safetensors").read_bytes() == content.data
+        exchange.close()
+
+
+def test_a_hub_that_freezes_is_noticed_and_forgiven(private_hub: HubProcess, content: Content) -> None:
+    hub = private_hub
+    login = hub.add("site-1")
+    exchange = SftpExchange(hub.address(login), login.key, "site-1", stall_s=1.0)
+    assert hub.process is not None
+    process = hub.process
+
+    class Freezing(Watch):
+        def moved(self, done: int, total: int) -> None:
+            super().moved(done, total)
+            process.send_signal(signal.SIGSTOP)
+
+    with pytest.raises(ExchangeError) as caught:
+        exchange.put_tensors(content.path, "site-1", content.sha256, Freezing())
+    assert caught.value.kind in (FailureKind.TIMEOUT, FailureKind.CONNECTION)
+    process.send_signal(signal.SIGCONT)
+    exchange.put_tensors(content.path, "site-1", content.sha256, Watch())
+    assert exchange.list_own() == (tensor_path("site-1", content.sha256),)
+    exchange.close()
+
+
+def test_a_full_disk_is_told_and_a_later_try_goes_on(tmp_path: Path, content: Content) -> None:
+    """A real limit of the kernel in the hub's process: no file of it may grow beyond 2 MiB."""
+    hub = HubProcess(tmp_path / "hub")
+    hub.max_file_bytes = 2 * MIB
+    with hub:
+        login = hub.add("site-1")
+        exchange = SftpExchange(hub.address(login), login.key, "site-1")
+        with pytest.raises(ExchangeError) as caught:
+            exchange.put_tensors(content.path, "site-1", content.sha256, Watch())
+        assert caught.value.kind is FailureKind.SPACE
+        assert exchange.list_own() == (part_path("site-1", content.sha256),)
+        hub.limit_files(resource.RLIM_INFINITY)
+        watch = Watch()
+        exchange.put_tensors(content.path, "site-1", content.sha256, watch)
+        assert watch.start == MIB
+        assert exchange.list_own() == (tensor_path("site-1", content.sha256),)
+        exchange.close()
+
+
+class FailingClose(HubFiles):
+    """A disk that finds out only at the end that it has no room."""
+
+    num_failures = 1
+
+    def close(self, descriptor: int) -> None:
+        super().close(descriptor)
+        if self.num_failures:
+            self.num_failures -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class LosingWrites(HubFiles):
+    """A disk that forgets a block and says nothing: what a server killed in mid-write leaves."""
+
+    num_losses = 1
+
+    def write(self, descriptor: int, data: memoryview, offset: int) -> None:
+        if self.num_losses and offset >= MIB:
+            self.num_losses -= 1
+            return
+        super().write(descriptor, data, offset)
+
+
+def test_a_close_that_fails_publishes_nothing(tmp_path: Path, content: Content) -> None:
+    with HubThread(tmp_path / "hub", FailingClose) as hub:
+        login = hub.add("site-1")
+        exchange = SftpExchange(hub.address(login), login.key, "site-1")
+        with pytest.raises(ExchangeError) as caught:
+            exchange.put_tensors(content.path, "site-1", content.sha256, Watch())
+        assert caught.value.kind is FailureKind.SPACE
+        assert exchange.list_own() == (part_path("site-1", content.sha256),)
+        exchange.put_tensors(content.path, "site-1", content.sha256, Watch())
+        assert exchange.list_own() == (tensor_path("site-1", content.sha256),)
+        exchange.close()
+
+
+def test_a_lost_block_is_found_by_the_hash(tmp_path: Path, content: Content) -> None:
+    with HubThread(tmp_path / "hub", LosingWrites) as hub:
+        login = hub.add("site-1")
+        exchange = SftpExchange(hub.address(login), login.key, "site-1")
+        with pytest.raises(ExchangeError) as caught:
+            exchange.put_tensors(content.path, "site-1", content.sha256, Watch())
+        assert caught.value.kind is FailureKind.MISMATCH
+        assert exchange.list_own() == ()
+        exchange.put_tensors(content.path, "site-1", content.sha256, Watch())
+        assert (hub.folder("site-1") / f"{content.sha256}.safetensors").read_bytes() == content.data
+        exchange.close()
