@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from hsl_cli.output import facts, num_bytes, seconds, table
+from hsl_cli.output import facts, num_bytes, seconds, table, text
 from hsl_model.protocol.messages import Progress
 from hsl_model.protocol.states import NodeHealth, ParticipationStatus
 from hsl_model.protocol.views import NodeView, RoundView, RunView
@@ -20,7 +20,7 @@ def run_facts(run: RunView) -> Table:
             ("reason", run.reason),
             ("waiting for", run.waiting),
             ("round", f"{newest} of {run.num_rounds}"),
-            ("best round", None if run.best_round is None else f"{run.best_round}, mean AUC {run.best_mean_auc}"),
+            ("best round", None if run.best_round is None else f"{run.best_round}, mean AUC {text(run.best_mean_auc)}"),
             ("task", f"{task.task_id}: {task.positive_class} against {task.negative_class}, {task.modality}"),
             ("images", f"{task.height} x {task.width} pixels, channels: {task.channels}"),
             ("method", f"{run.config.method.name}, {run.config.network.encoder} encoder"),

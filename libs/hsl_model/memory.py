@@ -9,8 +9,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHO
 def keep_freed_memory() -> None:
     """Let up to `KEPT_BYTES` of freed memory stay with the process. Nothing to do where the C library is not glibc.
 
-    glibc returns the top of the heap to the system whenever 128 KiB of it are free. With packets of 256 KiB that is after
-    each one, and fetching the pages again costs a fault per 4 KiB: transfers took up to three times the CPU.
+    glibc returns the top of the heap to the system whenever 128 KiB of it are free. With packets of 256 KiB that is
+    after each one, and fetching the pages again costs a fault per 4 KiB: transfers took up to three times the CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -42,9 +42,8 @@ def test_interrupted_killed_into_and_continued(tmp_path: Path) -> None:
         demo.send_signal(signal.SIGINT)
         assert "same command continues" in "".join(read_until(demo, "hsl "))
         assert demo.wait(60) == 130
-    gone, alive = psutil.wait_procs(
-        [*tree, *(psutil.Process(p.pid) for p in recorded.values() if psutil.pid_exists(p.pid))], 10
-    )
+    services = [psutil.Process(one.pid) for one in recorded.values() if psutil.pid_exists(one.pid)]
+    _, alive = psutil.wait_procs([*services, *tree], timeout=10)
     assert alive == []
 
     with begin(workdir) as demo:

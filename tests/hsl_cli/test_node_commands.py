@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from rich.console import Console
 from typer.testing import Result
 
-from hsl_cli.consent import PATIENCE_S, answer
+from hsl_cli.consent import PATIENCE_S, answer, prepared
 from hsl_cli.errors import RefusedError
 from hsl_cli.model_folder import read_card
+from hsl_cli.node_views import summary_facts
 from hsl_cli.service import Service
 from hsl_data.phantoms import write_phantom_sat, write_phantom_sites
 from hsl_model.checkpoint import read_tensors, write_tensors
 from hsl_model.protocol.clock import ManualClock
+from hsl_model.protocol.messages import ClassCounts, TruthCounts
 from hsl_model.protocol.states import NodePhase
 from node_agent.bindings import BindingFile, read_binding
 from node_agent.model_card import ModelCard
@@ -186,6 +190,20 @@ def test_what_stands_in_the_way_of_accepting_is_exit_code_1(hsl: Hsl, agent: Fak
     agent.on("POST", "/runs/run-0000aaaa/accept", blocked)
     found = hsl("node", "accept", "run-0000aaaa", "--workdir", workdir, "--yes")
     assert (found.exit_code, found.stderr) == (1, "error: No case has domain elbow. Then answer again.\n")
+
+
+def test_the_summary_before_the_answer_has_the_counts_of_this_site(agent: FakeService) -> None:
+    part = ClassCounts(positive=12, negative=34)
+    counts = TruthCounts(training=part, validation=part, test=part, num_unreadable=5)
+    agent.on("GET", "/runs/run-0000aaaa", a_summary(), a_summary(counts=counts))
+    with Service(agent.url, "t", name="the agent") as service:
+        summary = prepared(service, "run-0000aaaa", ManualClock())
+    console = Console(file=StringIO(), width=120)
+    console.print(summary_facts(summary))
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    for said in ("fracture against none", "once: how many images", "12 fracture, 34 others", "5 unreadable"):
+        assert said in shown
 
 
 def test_waiting_for_an_agent_that_never_gets_ready_is_bounded(agent: FakeService) -> None:

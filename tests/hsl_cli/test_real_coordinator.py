@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import uvicorn
 from typer.testing import Result
 
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
-from hsl_cli.main import app as hsl_app
 from tests.coordinator.fakes import MemoryHub
 from tests.hsl_cli.helpers import a_config
 
@@ -27,7 +27,8 @@ def served(tmp_path: Path) -> Iterator[str]:
     )
     config = uvicorn.Config(create_app(settings, hub=MemoryHub()), log_config=None, access_log=False)
     server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    quiet = structlog.testing.capture_logs()  # the service's log goes to stdout unless its process configures it
+    with quiet, socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -37,7 +38,6 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def admin(hsl: Hsl, served: str) -> Hsl:
-    assert hsl_app is not None
     return lambda *arguments: hsl(*arguments, "--url", served, "--token", TOKEN)
 
 

@@ -7,6 +7,7 @@ that is over keeps those that have still to fetch its last model.
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from pydantic_core import to_json
 
@@ -31,32 +32,15 @@ _SHARED = ("config", "members", "start", "initial", "announced", "plan")
 _WITHOUT = dict.fromkeys((*_SHARED, "deadline_in_s"), True)
 
 
-@dataclass(frozen=True)
-class Told:
-    """A desired state as it goes over the wire: JSON in UTF-8."""
-
-    version: str
-    body: bytes
-
-
-def tell(node_id: str, snapshot: Snapshot, now: datetime) -> Told:
-    """`desired_for`, encoded; what two hundred nodes share is encoded once."""
-    run = _run_of(node_id, snapshot)
-    state = _state(node_id, run, snapshot, now)
-    parts = _parts(state, run)
-    version = _version(parts)
-    return Told(version, parts.body(version))
-
-
 def desired_for(node_id: str, snapshot: Snapshot, now: datetime) -> DesiredState:
     """What should be true of this node now. `version` changes exactly when anything but a duration does."""
+    return DesiredState.model_validate_json(told(node_id, snapshot, now).body())
+
+
+def told(node_id: str, snapshot: Snapshot, now: datetime) -> "Told":
+    """The same as it goes over the wire."""
     run = _run_of(node_id, snapshot)
-    state = _state(node_id, run, snapshot, now)
-    return state.model_copy(update={"version": _version(_parts(state, run))})
-
-
-def _state(node_id: str, run: RunSnapshot | None, snapshot: Snapshot, now: datetime) -> DesiredState:
-    return DesiredState(
+    state = DesiredState(
         version="",
         invitations=_invitations(node_id, snapshot),
         roster=run.roster if run else (),
@@ -64,6 +48,7 @@ def _state(node_id: str, run: RunSnapshot | None, snapshot: Snapshot, now: datet
         publish=_publish(node_id, snapshot, now),
         finished_runs=_finished(node_id, snapshot),
     )
+    return _told(state, run)
 
 
 def _run_of(node_id: str, snapshot: Snapshot) -> RunSnapshot | None:
@@ -162,28 +147,34 @@ def _still_to_publish(node_id: str, run: RunSnapshot) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """A desired state in pieces of JSON objects, each without its closing brace; durations apart."""
+class Told:
+    """A desired state in pieces of JSON, the first two without their closing brace; durations apart."""
 
-    own: str  # of the state, what is this node's alone
-    assignment: str | None  # likewise of the assignment
+    state: str  # what of the state is this node's alone
+    assignment: str | None  # what of the assignment is
     durations: str
     shared: tuple[Fragment, ...]  # of the assignment
     roster: Fragment
 
-    def body(self, version: str) -> bytes:
+    @cached_property
+    def version(self) -> str:
+        """SHA-256 over all but the durations, so that time alone wakes nobody."""
+        digests = [part.digest for part in (*self.shared, self.roster)]
+        return hashlib.sha256("\n".join((self.state, self.assignment or "", *digests)).encode()).hexdigest()
+
+    def body(self) -> bytes:
         assignment = "null"
         if self.assignment is not None:
             assignment = ",".join((self.assignment, self.durations, *(part.text for part in self.shared))) + "}"
-        return f'{{"version":"{version}",{self.own[1:]},{self.roster.text},"assignment":{assignment}}}'.encode()
+        return f'{{"version":"{self.version}",{self.state[1:]},{self.roster.text},"assignment":{assignment}}}'.encode()
 
 
-def _parts(state: DesiredState, run: RunSnapshot | None) -> _Parts:
+def _told(state: DesiredState, run: RunSnapshot | None) -> Told:
     own = state.model_dump_json(exclude={"version": True, "roster": True, "assignment": True})[:-1]
     wish = state.assignment
     if run is None or wish is None:
-        return _Parts(own, None, "", (), _fragment({}, "roster", state.roster))
-    return _Parts(
+        return Told(own, None, "", (), _fragment({}, "roster", state.roster))
+    return Told(
         own,
         wish.model_dump_json(exclude=_WITHOUT)[:-1],
         f'"deadline_in_s":{to_json(wish.deadline_in_s).decode()}',
@@ -198,9 +189,3 @@ def _fragment(known: dict[str, Fragment], name: str, value: object) -> Fragment:
         text = f'"{name}":{to_json(value).decode()}'
         known[key] = Fragment(text, hashlib.sha256(text.encode()).hexdigest())
     return known[key]
-
-
-def _version(parts: _Parts) -> str:
-    """SHA-256 over all but the durations, so that time alone wakes nobody."""
-    digests = [part.digest for part in (*parts.shared, parts.roster)]
-    return hashlib.sha256("\n".join((parts.own, parts.assignment or "", *digests)).encode()).hexdigest()

@@ -108,8 +108,8 @@ async def desired(
     long_poll: LongPollDep, node_id: Annotated[str, Depends(_poller)], request: DesiredRequest
 ) -> Response:
     """Answers when the state differs from `known_version`, else after `wait_s`. Lost messages are harmless by it."""
-    told = await long_poll.answer(node_id, request)
-    return Response(told.body, media_type="application/json")
+    wish = await long_poll.answer(node_id, request)
+    return Response(wish.body(), media_type="application/json")
 
 
 @router.post("/heartbeat", status_code=204, summary="What the agent does now")

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from coordinator.kernel import Kernel
 from coordinator.node_api.attendance import Attendance
-from coordinator.node_api.desired import Told, tell
+from coordinator.node_api.desired import Told, told
 from coordinator.node_api.snapshot import Loader, Snapshot
 from coordinator.rounds import files
 from coordinator.rounds.moves import Act
@@ -74,13 +74,13 @@ class LongPoll:
             held = await self.snapshots.newest()
         give_up_at = kernel.clock.monotonic() + request.wait_s
         while True:
-            told = tell(node_id, held.snapshot, kernel.clock.now())
+            wish = told(node_id, held.snapshot, kernel.clock.now())
             left_s = give_up_at - kernel.clock.monotonic()
-            if told.version != request.known_version or left_s <= 0 or kernel.notifier.closed:
-                return told
+            if wish.version != request.known_version or left_s <= 0 or kernel.notifier.closed:
+                return wish
             generation = await kernel.notifier.wait(held.generation, left_s)
             if kernel.notifier.closed:
-                return told
+                return wish
             if generation == held.generation:  # time is up; look once more, for time itself may have changed something
                 give_up_at = kernel.clock.monotonic()
             held = await self.snapshots.newest()

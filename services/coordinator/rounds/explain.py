@@ -3,7 +3,7 @@
 Pure functions of the facts and `now`. They name times, not durations, so a sentence changes only when its facts do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from coordinator.nodes.service import health_of
@@ -32,8 +32,7 @@ class Explainer:
     def __init__(self, settings: CoordinatorSettings, now: datetime) -> None:
         self._settings = settings
         self._now = now
-        self._of_round: dict[str, str | None] = {}  # the same for each of two hundred members that wait
-        self._of_update: dict[str, str | None] = {}
+        self._said: dict[tuple[str, str], str | None] = {}  # the same for each of two hundred members that wait
 
     def run(self, facts: RunFacts) -> str | None:
         """What the run waits for; None when it has ended or its next step is under way."""
@@ -49,10 +48,13 @@ class Explainer:
 
     def round(self, facts: RunFacts) -> str | None:
         """What the newest round waits for."""
-        run_id = facts.run.run_id
-        if run_id not in self._of_round:
-            self._of_round[run_id] = self._round(facts)
-        return self._of_round[run_id]
+        return self._once("round", facts, self._round)
+
+    def _once(self, what: str, facts: RunFacts, say: Callable[[RunFacts], str | None]) -> str | None:
+        key = (what, facts.run.run_id)
+        if key not in self._said:
+            self._said[key] = say(facts)
+        return self._said[key]
 
     def _round(self, facts: RunFacts) -> str | None:
         newest = facts.newest
@@ -72,7 +74,7 @@ class Explainer:
         if row is None or newest is None:
             return None
         if facts.status is RunStatus.PAUSED:
-            return self._paused(facts)
+            return self._once("paused", facts, self._paused)
         builds = newest.round_number == 0 and facts.initialiser() == node_id
         if newest.status == RoundStatus.OPEN and row.status in UNANNOUNCED and (newest.round_number > 0 or builds):
             return None
@@ -160,10 +162,7 @@ class Explainer:
 
     def _update_missing(self, facts: RunFacts, newest: RoundRow) -> str | None:
         """Rule 5: an owner has been asked to publish its update again."""
-        run_id = facts.run.run_id
-        if run_id not in self._of_update:
-            self._of_update[run_id] = self._republish(facts, newest)
-        return self._of_update[run_id]
+        return self._once("update", facts, lambda facts: self._republish(facts, newest))
 
     def _republish(self, facts: RunFacts, newest: RoundRow) -> str | None:
         asked = [row for row in facts.participations.values() if row.republish_since is not None]

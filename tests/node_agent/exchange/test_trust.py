@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import paramiko
 import pytest
 
 import embedded_hub.server
@@ -98,6 +99,19 @@ def test_the_line_is_encrypted_with_gcm(hub: HubProcess, new_login: NewLogin) ->
     transport = exchange._link._transport
     assert transport is not None
     assert transport.local_cipher == transport.remote_cipher == "aes128-gcm@openssh.com"
+    exchange.close()
+
+
+def test_new_session_keys_in_mid_transfer(
+    hub: HubProcess, new_login: NewLogin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are due every 512 MiB; here every half MiB."""
+    monkeypatch.setattr(paramiko.packet.Packetizer, "REKEY_BYTES", MIB // 2)
+    login, content = new_login(), make_content(tmp_path, 4 * MIB)
+    exchange = SftpExchange(hub.address(login), login.key, login.node_id)
+    exchange.put_tensors(content.path, login.node_id, content.sha256, Watch())
+    exchange.get_tensors(login.node_id, content.sha256, len(content), tmp_path / "target", Watch())
+    assert (tmp_path / "target").read_bytes() == content.data
     exchange.close()
 
 
