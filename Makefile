@@ -24,7 +24,7 @@ demo: $(STAMP) ## three hospitals train together on this machine (ARGS="--rounds
 	$(BIN)/hsl demo $(ARGS)
 
 test: $(STAMP) ## every test that runs in minutes
-	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(STAMP) ## the long forms as well
 	$(BIN)/python -m pytest -m long $(ARGS)

@@ -59,10 +59,6 @@ TENSORS = (TensorSpec(name="weight", dtype="F32", shape=(3, 3)),)
 KEY = Ed25519PrivateKey.generate()  # of all nodes: only one of them signs anything here
 
 
-def run() -> list[dict[str, object]]:
-    return [dict(record) for record in measure()]
-
-
 def measure() -> Iterator[Record]:
     for num_nodes in NODES:
         with tempfile.TemporaryDirectory() as folder:
@@ -367,8 +363,3 @@ async def _all_told(watch: _Watch, num_nodes: int) -> None:
 
 def _p99(values: list[float]) -> float:
     return quantiles(values, n=100)[98] if len(values) > 1 else values[0]
-
-
-if __name__ == "__main__":
-    for found in measure():
-        print(json.dumps(found), flush=True)

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import asyncssh
 import paramiko
 import psutil
 
@@ -104,9 +103,7 @@ class _Bench:
         wall, cpu, hub = zip(*self.rows[client, op], strict=True)
         rates = [NUM_BYTES / 1e6 / seconds for seconds in wall]
         return {
-            "benchmark": "transfer",
-            "client": client,
-            "op": op,
+            "case": f"{op} by {client}",
             "num_bytes": NUM_BYTES,
             "num_runs": len(wall),
             "mb_per_s": round(statistics.median(rates), 1),
@@ -118,9 +115,8 @@ class _Bench:
         }
 
 
-def run(num_runs: int = 5, folder: Path | None = None) -> list[dict[str, Any]]:
-    """One dictionary per client and direction, and one for the machine. `folder`: where all files lie."""
-    load = os.getloadavg()[0]
+def measure(num_runs: int = 5, folder: Path | None = None) -> list[dict[str, Any]]:
+    """One record per client and direction. `folder`: where all files lie."""
     with tempfile.TemporaryDirectory(dir=folder) as name, _running_hub(Path(name)) as (hub, admin):
         bench = _Bench(Path(name), hub, admin, ensure_keys(Path(name) / "keys"))
         admin.ensure_node(NODE)
@@ -129,13 +125,7 @@ def run(num_runs: int = 5, folder: Path | None = None) -> list[dict[str, Any]]:
             for client in (bench.ours, bench.stock):
                 client()
                 bench.clear()
-        results = [bench.result(client, op) for op in ("put", "get") for client in ("exchange", "paramiko")]
-    machine = {
-        "benchmark": "transfer",
-        "machine": {"num_cpus": os.cpu_count(), "load_at_start": round(load, 1), "python": sys.version.split()[0]},
-        "versions": {"paramiko": paramiko.__version__, "asyncssh": asyncssh.__version__},
-    }
-    return [machine, *results]
+        return [bench.result(client, op) for op in ("put", "get") for client in ("exchange", "paramiko")]
 
 
 def _cpu(process: psutil.Process) -> float:
@@ -163,8 +153,3 @@ def _running_hub(folder: Path) -> Iterator[tuple[psutil.Process, EmbeddedHubAdmi
     finally:
         process.terminate()
         process.wait()
-
-
-if __name__ == "__main__":
-    for line in run():
-        print(json.dumps(line))

@@ -115,9 +115,9 @@ class Daemon:
             raise LookupError(f"{row.phase} without facts")
         try:
             phase, facts = self._phases[row.phase](context, row.facts)
-        except NotYet as reason:
-            self._explain(reason.reason)
-            return CHANGE
+        except NotYet as wait:
+            self._explain(wait.reason)
+            return self._retry.cap_s if wait.look_again else CHANGE
         except Interrupted:
             return AGAIN
         except Exception as error:  # noqa: BLE001 - the boundary of every phase: recorded in the journal

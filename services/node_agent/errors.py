@@ -23,11 +23,15 @@ class Failure:
 
 
 class NotYet(Exception):  # noqa: N818 - not an error: someone else has to act first
-    """A phase cannot go on until something changes; `reason` says what is missing and who must act."""
+    """A phase cannot go on until something changes; `reason` says what is missing and who must act.
 
-    def __init__(self, reason: str) -> None:
+    `look_again`: what it waits for may come without the desired state changing, so look now and then as well.
+    """
+
+    def __init__(self, reason: str, *, look_again: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.look_again = look_again
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the desired state wants something else

@@ -10,7 +10,7 @@ from hsl_model.protocol.states import NodePhase
 from tests.e2e.alliance import Alliance, digests
 from tests.e2e.kill_points import KillPoints, died_at
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]  # one undisturbed run serves all
+pytestmark = pytest.mark.e2e
 VICTIM = "site-2"
 NewAlliance = Callable[..., Alliance]
 

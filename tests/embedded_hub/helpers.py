@@ -121,7 +121,6 @@ class HubProcess(Hub, AbstractContextManager["HubProcess"]):
     """`python -m embedded_hub`. Ports stay the same over restarts."""
 
     process: subprocess.Popen[bytes] | None = None
-    max_file_bytes: int | None = None  # a limit of the kernel: a disk that is full, for this process
 
     def __enter__(self) -> Self:
         self.port, self.admin_port = free_port(), free_port()
@@ -152,12 +151,11 @@ class HubProcess(Hub, AbstractContextManager["HubProcess"]):
                 stdout=log,
                 stderr=log,
             )
-        if self.max_file_bytes is not None:
-            self.limit_files(self.max_file_bytes)
         wait_until(lambda: ready.exists() or self.process is None or self.process.poll() is not None, "hub.json")
         assert ready.exists(), (self.root / "log").read_text()
 
     def limit_files(self, num_bytes: int) -> None:
+        """A limit of the kernel: a disk that is full, for this process only."""
         assert self.process is not None
         resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
@@ -175,8 +173,8 @@ class HubProcess(Hub, AbstractContextManager["HubProcess"]):
 class HubThread(Hub, AbstractContextManager["HubThread"]):
     """A hub in this process, on a disk that the test provides."""
 
-    def __init__(self, root: Path, files: Callable[[Path], HubFiles] = HubFiles) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, files: Callable[[Path], HubFiles] = HubFiles, **known: Any) -> None:
+        super().__init__(root, **known)
         self._files = files
         self._ready = threading.Event()
         self._failure: BaseException | None = None

@@ -157,8 +157,9 @@ def test_a_stranger_with_the_same_pid_is_left_alone(layout: Layout) -> None:
     with subprocess.Popen([sys.executable, str(layout.root / "sleeper.py")], cwd=layout.root) as stranger:
         earlier = Identity(pid=stranger.pid, started="another boot 12345")
         layout.processes.write_text(Record(processes={"hub": earlier}).model_dump_json())
-        end_stale(layout, SystemClock(), lambda _: None)
-        assert stranger.poll() is None
+        notes: list[str] = []
+        end_stale(layout, SystemClock(), notes.append)
+        assert (stranger.poll(), notes) == (None, [])
         stranger.kill()
 
 

@@ -85,6 +85,7 @@ class Hospital:
             yield self
         finally:
             self.mailbox.stop()
+            self.alliance.change()  # ends the long poll that is under way
             thread.join(timeout=20)
             assert not thread.is_alive(), "the agent did not end"
 

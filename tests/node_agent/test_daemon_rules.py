@@ -408,6 +408,24 @@ def test_a_node_whose_disk_lost_the_start_model_asks_for_it(tmp_path: Path) -> N
     assert set(alliance.history) == {0, 1, 2}
 
 
+def test_a_start_model_the_hub_lost_is_found_when_it_is_back_although_nobody_says_so(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, num_rounds=1)
+    scene.hold.touch()
+    with scene.hospital.running():
+        scene.until_training()
+    for path in (scene.hospital.settings.workdir / "store").iterdir():
+        path.unlink()
+    assert scene.alliance.initial is not None
+    lost = scene.on_hub(PEER, scene.alliance.initial.file_sha256)
+    content = lost.read_bytes()
+    lost.write_bytes(b"damaged")  # still listed, and of no use
+    scene.hold.unlink()
+    with scene.hospital.running():
+        scene.alliance.wait(lambda: scene.alliance.missing)
+        lost.write_bytes(content)
+        scene.until_finished()
+
+
 def test_released_rounds_are_deleted_and_kept_ones_stay(tmp_path: Path) -> None:
     scene = Scene(tmp_path, num_rounds=5)
     alliance = scene.alliance

@@ -4,26 +4,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 
 from coordinator.kit.auth import (
-    Bearer,
-    Boot,
     DuplicateInstanceError,
     NodeDep,
     NodeRevokedError,
     NodeTokenError,
     ProtocolVersionError,
-    _boot,
-    _node_scheme,
-    check_protocol,
 )
-from coordinator.kit.auth import _node as _node_of
 from coordinator.kit.problems import NotFoundError, problem_response, problems
 from coordinator.kit.session import KernelDep, SessionDep
 from coordinator.node_api import service
-from coordinator.node_api.attendance import recognised
-from coordinator.node_api.polling import LongPoll
+from coordinator.node_api.quick import QuickRoute, answered
 from coordinator.rounds import announce as announcing
 from coordinator.rounds import files, fusion, refusals
 from coordinator.rounds.errors import (
@@ -74,42 +66,16 @@ def _act(kernel: KernelDep, session: SessionDep, node_id: NodeDep) -> Act:
 ActDep = Annotated[Act, Depends(_act, scope="function")]
 
 
-async def _long_poll(request: Request, kernel: KernelDep) -> LongPoll:
-    """One for each application, made in its event loop."""
-    state = request.app.state
-    if not hasattr(state, "long_poll"):
-        state.long_poll = LongPoll(kernel)
-    found: LongPoll = state.long_poll
-    return found
+_polls = APIRouter(route_class=QuickRoute)
 
 
-LongPollDep = Annotated[LongPoll, Depends(_long_poll)]
-
-
-async def _poller(
-    kernel: KernelDep,
-    long_poll: LongPollDep,
-    protocol: Annotated[None, Depends(check_protocol)],
-    bearer: Annotated[Bearer, Depends(_node_scheme)],
-    boot: Annotated[Boot, Depends(_boot)],
-) -> str:
-    """The node that polls: mostly one that the newest snapshot knows."""
-    now = kernel.clock.now()
-    held = await long_poll.snapshots.newest()
-    node_id = recognised(held.snapshot, bearer.credentials if bearer else "", boot, now)
-    if node_id is None:
-        return await run_in_threadpool(_node_of, kernel, protocol, bearer, boot)
-    await long_poll.attendance.note(node_id, now)
-    return node_id
-
-
-@router.post("/desired", summary="What should be true of this node (long poll)", response_model=DesiredState)
-async def desired(
-    long_poll: LongPollDep, node_id: Annotated[str, Depends(_poller)], request: DesiredRequest
-) -> Response:
+@_polls.post("/desired", summary="What should be true of this node (long poll)", response_model=DesiredState)
+async def desired(request: Request, node_id: NodeDep, wish: DesiredRequest) -> Response:
     """Answers when the state differs from `known_version`, else after `wait_s`. Lost messages are harmless by it."""
-    wish = await long_poll.answer(node_id, request)
-    return Response(wish.body(), media_type="application/json")
+    return await answered(request, node_id, wish)
+
+
+router.include_router(_polls)
 
 
 @router.post("/heartbeat", status_code=204, summary="What the agent does now")

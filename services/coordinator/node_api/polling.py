@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.kernel import Kernel
-from coordinator.node_api.attendance import Attendance
+from coordinator.kit.auth import Boot
+from coordinator.node_api.attendance import Attendance, recognised
 from coordinator.node_api.desired import Told, told
 from coordinator.node_api.snapshot import Loader, Snapshot
 from coordinator.rounds import files
@@ -64,6 +65,15 @@ class LongPoll:
         self.snapshots = Snapshots(kernel)
         self.attendance = Attendance(kernel)
         self._kernel = kernel
+
+    async def recognise(self, token: str, boot: Boot) -> str | None:
+        """The node that polls, if nothing about it is new."""
+        now = self._kernel.clock.now()
+        held = await self.snapshots.newest()
+        node_id = recognised(held.snapshot, token, boot, now)
+        if node_id is not None:
+            await self.attendance.note(node_id, now)
+        return node_id
 
     async def answer(self, node_id: str, request: DesiredRequest) -> Told:
         """When the desired state differs from `known_version`, after `wait_s`, or when the process stops."""

@@ -77,7 +77,8 @@ def fetch(context: Context, facts: RoundFacts, file: FusedFile) -> Path:
         context.found(sha256)
         return store.path(sha256)
     context.ask_for(sha256)
-    raise NotYet(f"The model of round {file.round_number} is not on the hub; a node that keeps it was asked for it.")
+    reason = f"The model of round {file.round_number} is not on the hub; a node that keeps it was asked for it."
+    raise NotYet(reason, look_again=True)
 
 
 def _holders(context: Context, facts: RoundFacts, file: FusedFile) -> tuple[str, ...]:

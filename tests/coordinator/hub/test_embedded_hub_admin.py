@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.hub.admin import HubAdmin, HubAnswerError, HubDownError, HubTokenError
 from coordinator.hub.embedded import EmbeddedHubAdmin
-from tests.embedded_hub.helpers import HubProcess, free_port, make_login
+from tests.embedded_hub.helpers import HubProcess, HubThread, free_port, make_login
 
 NewAdmin = Callable[[str, str], EmbeddedHubAdmin]
 
@@ -58,12 +58,12 @@ def test_another_token_is_said_so(new_admin: NewAdmin, hub_process: HubProcess, 
 
 
 def test_a_hub_that_comes_back_is_used_again(new_admin: NewAdmin, tmp_path: Path) -> None:
-    with HubProcess(tmp_path / "hub") as hub:
+    port = free_port()
+    with HubThread(tmp_path / "hub", admin_port=port) as hub:
         admin = new_admin(hub.admin_url, hub.token)
         admin.ensure_node("site-1")
-        assert hub.stop() == 0
-        assert not admin.healthy()
-        hub.start()
+    assert not admin.healthy()
+    with HubThread(tmp_path / "hub", admin_port=port, token=hub.token):
         assert admin.healthy()
         assert admin.list("site-1") == ()
 

@@ -61,10 +61,3 @@ def new_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
     yield {"directory": directory, "embedded hub": embedded_hub}[request.param]
     for site in made:
         site.exchange.close()
-
-
-@pytest.fixture
-def private_hub(tmp_path: Path) -> Iterator[HubProcess]:
-    """A hub that the test may stop and kill."""
-    with HubProcess(tmp_path / "hub") as running:
-        yield running

@@ -75,6 +75,8 @@ class Line(AbstractContextManager["Line"]):
             except OSError:
                 return
             hub = socket.create_connection(("127.0.0.1", self._hub_port))
+            for end in (node, hub):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._ends += [node, hub]
                 self.num_connections += 1

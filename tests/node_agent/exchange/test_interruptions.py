@@ -6,6 +6,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,10 @@ from tests.embedded_hub.helpers import HubProcess, HubThread, Login, names
 from tests.node_agent.exchange.helpers import MIB, Content, Watch, failure_of, make_content
 from tests.node_agent.exchange.proxy import Fault, Line
 
-NUM_BYTES = 3 * MIB + 12_345
-CUTS = sorted(
-    {
-        1,
-        *(boundary + off for boundary in (WRITE_BLOCK, SEND_BATCH, MIB, 3 * MIB) for off in (-1, 0, 1)),
-        NUM_BYTES - 1,
-        NUM_BYTES,
-    }
-)
+NUM_BYTES = 2 * MIB + 12_345
+CUTS = sorted({1, *(edge + off for edge in (WRITE_BLOCK, SEND_BATCH, 2 * MIB) for off in (-1, 0, 1)), NUM_BYTES})
+# The line broke; or it broke, and the try to connect anew was cut as well.
+BROKEN = (FailureKind.CONNECTION, FailureKind.LIMIT)
 
 
 class WatchThatBreaks(Watch):
@@ -59,7 +55,7 @@ def line(hub: HubProcess) -> Iterator[Line]:
 @pytest.fixture
 def site(hub: HubProcess, new_login: Callable[[], Login], line: Line) -> Iterator[tuple[SftpExchange, str]]:
     login = new_login()
-    exchange = SftpExchange(hub.address(login, port=line.port), login.key, login.node_id, stall_s=2.0)
+    exchange = SftpExchange(hub.address(login, port=line.port), login.key, login.node_id)
     yield exchange, login.node_id
     exchange.close()
 
@@ -80,7 +76,7 @@ def test_an_upload_cut_at_any_byte_is_resumed(
     for cut in CUTS:
         with pytest.raises(ExchangeError) as caught:
             put(site, content, WatchThatBreaks(lambda cut=cut: line.break_after(cut)))
-        assert caught.value.kind is FailureKind.CONNECTION, cut
+        assert caught.value.kind in BROKEN, cut
         resume_and_check(hub, site, line, content)
 
 
@@ -92,12 +88,12 @@ def test_an_upload_cut_after_its_last_byte_is_finished(
     put(site, content, WatchThatBreaks(lambda: line.break_after(1 << 40)))
     needed, num_cut = line.num_bytes, 0
     site[0].remove(tensor_path(site[1], content.sha256))
-    for cut in range(100, needed, 250):
+    for cut in range(100, needed, 400):
         kind = failure_of(lambda cut=cut: put(site, content, WatchThatBreaks(lambda: line.break_after(cut))))
-        assert kind in (FailureKind.CONNECTION, None), cut
+        assert kind in (*BROKEN, None), cut
         num_cut += kind is not None
         resume_and_check(hub, site, line, content)
-    assert num_cut >= 10
+    assert num_cut >= 6
 
 
 def resume_and_check(hub: HubProcess, site: tuple[SftpExchange, str], line: Line, content: Content) -> None:
@@ -124,7 +120,7 @@ def test_a_download_cut_at_any_byte_is_resumed(
     for cut in CUTS:
         with pytest.raises(ExchangeError) as caught:
             get(site, content, target, WatchThatBreaks(lambda cut=cut: line.break_after(cut)))
-        assert caught.value.kind is FailureKind.CONNECTION, cut
+        assert caught.value.kind in BROKEN, cut
         line.heal()
         kept = part.stat().st_size
         assert content.data.startswith(part.read_bytes()), cut
@@ -137,20 +133,18 @@ def test_a_download_cut_at_any_byte_is_resumed(
 
 
 def test_a_resumed_transfer_moves_only_what_is_missing(
-    site: tuple[SftpExchange, str], line: Line, content: Content, tmp_path: Path
+    site: tuple[SftpExchange, str], line: Line, tmp_path: Path
 ) -> None:
-    with pytest.raises(ExchangeError):
-        put(site, content, WatchThatBreaks(lambda: line.break_after(2 * MIB + MIB // 2)))
-    line.heal()
-    line.break_after(1 << 40)
-    put(site, content, Watch())
-    assert line.num_bytes < len(content) - MIB - MIB // 4 + 100_000
-    with pytest.raises(ExchangeError):
-        get(site, content, tmp_path / "target", WatchThatBreaks(lambda: line.break_after(2 * MIB + MIB // 2)))
-    line.heal()
-    line.break_after(1 << 40)
-    get(site, content, tmp_path / "target", Watch())
-    assert line.num_bytes < len(content) - 2 * MIB + 100_000
+    """6 MiB, cut after 5. An upload has 1 MiB in flight and goes back one more; a download loses its 2 MiB window."""
+    content, target = make_content(tmp_path, 6 * MIB), tmp_path / "target"
+    for move in (partial(put, site, content), partial(get, site, content, target)):
+        with pytest.raises(ExchangeError):
+            move(WatchThatBreaks(lambda: line.break_after(5 * MIB)))
+        line.heal()
+        line.break_after(1 << 40)
+        move(Watch())
+        assert line.num_bytes < 3 * MIB + MIB // 2
+        line.heal()
 
 
 def test_a_manifest_cut_at_any_byte_is_published_whole_or_not(site: tuple[SftpExchange, str], line: Line) -> None:
@@ -160,12 +154,12 @@ def test_a_manifest_cut_at_any_byte_is_published_whole_or_not(site: tuple[SftpEx
     line.break_after(1 << 40)
     exchange.put_manifest(b"0" * 5000, path)
     needed = line.num_bytes
-    for number, cut in enumerate(range(500, needed, 1500)):
+    for number, cut in enumerate(range(500, needed, 2000)):
         raw = str(number).encode() * 5000
         line.break_after(cut)
         with pytest.raises(ExchangeError) as caught:
             exchange.put_manifest(raw, path)
-        assert caught.value.kind is FailureKind.CONNECTION
+        assert caught.value.kind in BROKEN
         line.heal()
         exchange.put_manifest(raw, path)
         assert exchange.list_own() == (path,)
@@ -176,17 +170,17 @@ def test_a_manifest_cut_at_any_byte_is_published_whole_or_not(site: tuple[SftpEx
 def test_a_line_that_falls_silent_ends_the_transfer_and_only_it(
     site: tuple[SftpExchange, str], line: Line, content: Content, tmp_path: Path, at: int
 ) -> None:
-    with pytest.raises(ExchangeError) as caught:
-        put(site, content, WatchThatBreaks(lambda: line.break_after(at, Fault.SILENCE)))
-    assert caught.value.kind in (FailureKind.TIMEOUT, FailureKind.CONNECTION)
-    line.heal()
-    put(site, content, Watch())
-    with pytest.raises(ExchangeError) as caught:
-        get(site, content, tmp_path / "target", WatchThatBreaks(lambda: line.break_after(at, Fault.SILENCE)))
-    assert caught.value.kind in (FailureKind.TIMEOUT, FailureKind.CONNECTION)
-    line.heal()
-    get(site, content, tmp_path / "target", Watch())
-    assert (tmp_path / "target").read_bytes() == content.data
+    target = tmp_path / "target"
+    for move in (partial(put, site, content), partial(get, site, content, target)):
+        watch = WatchThatBreaks(lambda: line.break_after(at, Fault.SILENCE))
+        site[0]._link.stall_s = 1.0  # only while nothing moves anyway: a busy machine must not look like a silent line
+        with pytest.raises(ExchangeError) as caught:
+            move(watch)
+        assert caught.value.kind in (FailureKind.TIMEOUT, FailureKind.CONNECTION)
+        line.heal()
+        site[0]._link.stall_s = 30.0
+        move(Watch())
+    assert target.read_bytes() == content.data
 
 
 def test_a_slow_line_is_not_a_stalled_one(site: tuple[SftpExchange, str], line: Line, content: Content) -> None:
@@ -213,11 +207,8 @@ def test_a_cancelled_transfer_does_not_wait_for_a_silent_line(
     exchange = SftpExchange(hub.address(login, port=line.port), login.key, login.node_id)
 
     class Cancelling(WatchThatBreaks):
-        asked = 0
-
         def cancelled(self) -> bool:
-            self.asked += 1
-            return self.asked > 20
+            return line.num_bytes >= MIB
 
     with pytest.raises(Interrupted):
         put((exchange, login.node_id), content, Cancelling(lambda: line.break_after(MIB, Fault.SILENCE)))
@@ -228,7 +219,7 @@ def test_a_cancelled_transfer_does_not_wait_for_a_silent_line(
 def test_a_hub_that_is_killed_and_restarted_in_mid_upload(tmp_path: Path, content: Content) -> None:
     with HubProcess(tmp_path / "hub") as hub:
         login = hub.add("site-1")
-        exchange = SftpExchange(hub.address(login), login.key, "site-1", stall_s=5.0)
+        exchange = SftpExchange(hub.address(login), login.key, "site-1")
 
         class Killing(Watch):
             def moved(self, done: int, total: int) -> None:
@@ -252,10 +243,11 @@ def test_a_hub_that_is_killed_and_restarted_in_mid_upload(tmp_path: Path, conten
         exchange.close()
 
 
-def test_a_hub_that_freezes_is_noticed_and_forgiven(private_hub: HubProcess, content: Content) -> None:
-    hub = private_hub
-    login = hub.add("site-1")
-    exchange = SftpExchange(hub.address(login), login.key, "site-1", stall_s=1.0)
+def test_a_hub_that_freezes_is_noticed_and_forgiven(
+    hub: HubProcess, new_login: Callable[[], Login], content: Content
+) -> None:
+    login = new_login()
+    exchange = SftpExchange(hub.address(login), login.key, login.node_id, stall_s=1.0)
     assert hub.process is not None
     process = hub.process
 
@@ -264,32 +256,38 @@ def test_a_hub_that_freezes_is_noticed_and_forgiven(private_hub: HubProcess, con
             super().moved(done, total)
             process.send_signal(signal.SIGSTOP)
 
-    with pytest.raises(ExchangeError) as caught:
-        exchange.put_tensors(content.path, "site-1", content.sha256, Freezing())
+    try:
+        with pytest.raises(ExchangeError) as caught:
+            exchange.put_tensors(content.path, login.node_id, content.sha256, Freezing())
+    finally:
+        process.send_signal(signal.SIGCONT)
     assert caught.value.kind in (FailureKind.TIMEOUT, FailureKind.CONNECTION)
-    process.send_signal(signal.SIGCONT)
-    exchange.put_tensors(content.path, "site-1", content.sha256, Watch())
-    assert exchange.list_own() == (tensor_path("site-1", content.sha256),)
+    exchange._link.stall_s = 30.0
+    exchange.put_tensors(content.path, login.node_id, content.sha256, Watch())
+    assert exchange.list_own() == (tensor_path(login.node_id, content.sha256),)
     exchange.close()
 
 
-def test_a_full_disk_is_told_and_a_later_try_goes_on(tmp_path: Path, content: Content) -> None:
-    """A real limit of the kernel in the hub's process: no file of it may grow beyond 2 MiB."""
-    hub = HubProcess(tmp_path / "hub")
-    hub.max_file_bytes = 2 * MIB
-    with hub:
-        login = hub.add("site-1")
-        exchange = SftpExchange(hub.address(login), login.key, "site-1")
+def test_a_full_disk_is_told_and_a_later_try_goes_on(
+    hub: HubProcess, new_login: Callable[[], Login], content: Content
+) -> None:
+    """A real limit of the kernel in the hub's process: no file of it may grow beyond 1.5 MiB."""
+    login = new_login()
+    exchange = SftpExchange(hub.address(login), login.key, login.node_id)
+    hub.limit_files(MIB + MIB // 2)
+    try:
         with pytest.raises(ExchangeError) as caught:
-            exchange.put_tensors(content.path, "site-1", content.sha256, Watch())
-        assert caught.value.kind is FailureKind.SPACE
-        assert exchange.list_own() == (part_path("site-1", content.sha256),)
+            exchange.put_tensors(content.path, login.node_id, content.sha256, Watch())
+    finally:
         hub.limit_files(resource.RLIM_INFINITY)
-        watch = Watch()
-        exchange.put_tensors(content.path, "site-1", content.sha256, watch)
-        assert watch.start == MIB
-        assert exchange.list_own() == (tensor_path("site-1", content.sha256),)
-        exchange.close()
+    assert caught.value.kind is FailureKind.SPACE
+    assert exchange.list_own() == (part_path(login.node_id, content.sha256),)
+    watch = Watch()
+    exchange.put_tensors(content.path, login.node_id, content.sha256, watch)
+    assert 0 < watch.start <= MIB + MIB // 2  # writes that were in flight may have succeeded behind the failed one
+    assert (hub.folder(login.node_id) / f"{content.sha256}.safetensors").read_bytes() == content.data
+    assert exchange.list_own() == (tensor_path(login.node_id, content.sha256),)
+    exchange.close()
 
 
 class FailingClose(HubFiles):
