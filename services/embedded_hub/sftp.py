@@ -160,7 +160,7 @@ class SftpSession:
             return
         self._serving = True
         try:
-            while not self._paused and (answers := self._next_answers()):
+            while (answers := self._next_answers()):
                 if together := b"".join(answers):
                     self._send(together)
         finally:

@@ -39,7 +39,7 @@ SMALLEST = {
     "training": {"batch_size": 8, "local_epochs": 2, "images_per_epoch": 24, "num_anchors": 4},
     "convergence": {"enabled": False},
 }
-PATIENCE_S = 240.0  # a test that waits longer has found a hang; the shared machines are slow, so it is generous
+PATIENCE_S = 1500.0  # a test that waits longer has found a hang; a busy machine is no failure
 
 
 @dataclass
@@ -235,7 +235,7 @@ class Alliance:
             except httpx.TransportError:
                 pass  # the coordinator was killed just now; it is revived in the next turn
             assert time.monotonic() < deadline, f"waited {patience_s:.0f} s for {what}\n{self._tails()}"
-            time.sleep(0.05)  # noqa: TID251 - watching processes from outside
+            time.sleep(0.2)  # noqa: TID251 - watching processes from outside
 
     def _tails(self) -> str:
         return "\n".join(f"--- {name}\n{service.tail(4)}" for name, service in self.services.items())

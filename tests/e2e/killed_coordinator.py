@@ -4,6 +4,7 @@ Points: `before:announce`, `after:fusion`, …, each at its first occurrence in 
 """
 
 import re
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,8 +44,8 @@ class Killing:
         await self._app(scope, receive, replying)
 
 
-def create_killing_app(settings: CoordinatorSettings) -> FastAPI:
-    app = create_app(settings)
+def create_killing_app(settings: CoordinatorSettings, **parts: Any) -> FastAPI:
+    app = create_app(settings, **parts)
     app.add_middleware(Killing, points=KillPoints())
     return app
 

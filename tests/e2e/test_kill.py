@@ -10,7 +10,7 @@ from hsl_model.protocol.states import NodePhase
 from tests.e2e.alliance import Alliance, digests
 from tests.e2e.kill_points import KillPoints, died_at
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 VICTIM = "site-2"
 NewAlliance = Callable[..., Alliance]
 

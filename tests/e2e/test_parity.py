@@ -10,7 +10,7 @@ from hsl_model.round_work import EngineOptions
 from hsl_study.federation import run_federation
 from tests.e2e.alliance import Alliance, digests
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 def test_daemons_and_simulation_end_with_the_same_digests(tmp_path: Path) -> None:

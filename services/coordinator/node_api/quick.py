@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 
 from coordinator.kit.auth import SERVED_VERSIONS, Boot
 from coordinator.node_api.polling import LongPoll
@@ -47,6 +48,8 @@ async def _quick(request: Request) -> Response | None:
         wish = DesiredRequest.model_validate_json(await request.body())
     except ValidationError:
         return None
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody reads it
     return await answered(request, node_id, wish)
 
 

@@ -27,7 +27,6 @@ _LIVE = (RunStatus.DRAFT.value, RunStatus.RUNNING.value, RunStatus.PAUSED.value)
 ENDED = (RunStatus.COMPLETED.value, RunStatus.STOPPED.value, RunStatus.FAILED.value)
 
 
-_NODES = select(NodeRow)
 _TO_SERVE = select(RunRow).where(
     or_(
         RunRow.status.in_(_LIVE),
@@ -123,19 +122,17 @@ class Loader:
         self._ended: dict[str, frozenset[str]] = {}
 
     def load(self, session: Session, now: datetime) -> Snapshot:
-        nodes = {node.node_id: node for node in session.scalars(_NODES)}
+        nodes = repository.all_nodes(session)
         catching_up = now - timedelta(seconds=CATCH_UP_S)
         rows = session.scalars(_TO_SERVE, {"catching_up": catching_up}).all()
-        runs = [run for row in rows if (run := self._run(session, row)) is not None]
+        runs = [self._run(session, row, nodes) for row in rows]
         finished = self._finished(session)
         session.expunge_all()
         self._configs = {run.facts.run.run_id: run.facts.config for run in runs}
         return Snapshot(self._settings, nodes, tuple(sorted(runs, key=_urgency)), finished)
 
-    def _run(self, session: Session, row: RunRow) -> RunSnapshot | None:
-        facts = repository.load(session, row.run_id, self._configs.get(row.run_id))
-        if facts is None:
-            return None
+    def _run(self, session: Session, row: RunRow, nodes: Mapping[str, NodeRow]) -> RunSnapshot:
+        facts = repository.look(session, row, self._configs.get(row.run_id), nodes)
         if facts.newest is None:
             return RunSnapshot(facts)
         shelf = files.shelf(session, facts.run, facts.newest)

@@ -9,7 +9,7 @@ from coordinator.kit.problems import NotFoundError
 from coordinator.rounds import repository
 from coordinator.rounds.explain import Explainer
 from coordinator.rounds.facts import LIVE_RUN, RunFacts, report_of
-from coordinator.tables import ParticipationRow, RoundRow
+from coordinator.tables import ParticipationRow, RoundRow, RunRow
 from hsl_model.protocol.manifest import UpdateMetrics
 from hsl_model.protocol.messages import FusionPlan
 from hsl_model.protocol.states import ParticipationStatus, RoundStatus
@@ -24,11 +24,11 @@ class RoundViews:
     """Views of one run's rounds; its newest round is explained."""
 
     def __init__(self, session: Session, run_id: str, explainer: Explainer, now: datetime) -> None:
-        facts = repository.load(session, run_id)
-        if facts is None:
+        run = session.get(RunRow, run_id)
+        if run is None:
             raise NotFoundError(what="run", name=run_id)
         self._session = session
-        self._facts = facts
+        self._facts = repository.look(session, run)
         self._explainer = explainer
         self._now = now
 

@@ -44,7 +44,7 @@ def advance(act: Act, run_id: str) -> None:
     """Move one run as far as its facts allow. Cheap when they allow nothing."""
     act.session.flush()
     while repository.due_runs(act.session, act.now, run_id):
-        facts = repository.load(act.session, run_id, lock=True)
+        facts = repository.load(act.session, run_id)
         if facts is None or not _step(act, facts):
             return
         act.session.flush()

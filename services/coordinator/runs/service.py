@@ -115,16 +115,18 @@ def stop(act: Act, run_id: str) -> None:
 
 
 def _locked(act: Act, run_id: str) -> RunFacts:
-    facts = rounds.load(act.session, run_id, lock=True)
+    facts = rounds.load(act.session, run_id)
     if facts is None:
         raise NotFoundError(what="run", name=run_id)
     return facts
 
 
 def show(session: Session, explainer: Explainer, run_id: str) -> RunView:
-    facts = rounds.load(session, run_id)
-    if facts is None:
+    session.flush()
+    run = session.get(RunRow, run_id)
+    if run is None:
         raise NotFoundError(what="run", name=run_id)
+    facts = rounds.look(session, run)
     best = session.get(RoundRow, (run_id, facts.run.best_round)) if facts.run.best_round is not None else None
     return _view_of(facts, explainer, best)
 
