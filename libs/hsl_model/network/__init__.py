@@ -1,7 +1,7 @@
 """The networks: `build_network`, `initialise`, and scoring with anchors."""
 
-from hsl_model.network.anchors import AnchorScorer, choose_anchors
+from hsl_model.network.anchors import choose_anchors
 from hsl_model.network.initial import initialise
 from hsl_model.network.network import Network, NetworkOutput, build_network
 
-__all__ = ["AnchorScorer", "Network", "NetworkOutput", "build_network", "choose_anchors", "initialise"]
+__all__ = ["Network", "NetworkOutput", "build_network", "choose_anchors", "initialise"]

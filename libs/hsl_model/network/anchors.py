@@ -2,14 +2,13 @@
 
 The network wants a pair, and a score must depend neither on chance nor on the batch an image is in. So every image is
 paired with the same K anchors, whose features are computed once for a state of the weights, and its score is the mean
-logit. All nodes hold the same SAT bundle, and so choose the same anchors.
+logit. All nodes hold the same SAT bundle, and so choose the same anchors; `hsl_model.scoring.Scorer` caches their
+features.
 """
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from hsl_model.network.network import Network
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.seeding import generator
 
@@ -30,16 +29,3 @@ def choose_anchors(labels: npt.NDArray[np.uint8], num_anchors: int, seed: int) -
             )
         chosen.append(generator(seed, "anchors", label).permutation(candidates)[:count])
     return np.sort(np.concatenate(chosen))
-
-
-class AnchorScorer:
-    """Scores images with one state of a network; make a new one when its weights have changed."""
-
-    def __init__(self, network: Network, anchors: Tensor | None) -> None:
-        """`anchors` (K, C, H, W) as the network takes them; None where it has no second input, or pairs with itself."""
-        self._network = network
-        self._features = None if anchors is None else network.anchor_features(anchors)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B,), each independent of the others."""
-        return self._network.score(images, self._features)

@@ -1,8 +1,10 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from hsl_model.network import AnchorScorer, Network, choose_anchors
+from hsl_model.network import Network, choose_anchors
 from hsl_model.network.network import SCORING_BATCH
 from hsl_model.protocol.errors import ConfigError
 from tests.hsl_model.network.helpers import changed, copy_state, images, small_network
@@ -33,23 +35,29 @@ def trained_a_little(**changes: str) -> Network:
     return network
 
 
+def scorer(network: Network, anchors: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Images -> logits beside fixed anchors, whose features are computed once."""
+    features = None if anchors is None else network.anchor_features(anchors)
+    return lambda cases: network.score(cases, features)
+
+
 @pytest.mark.parametrize("architecture", ["mmoe", "trunk", "plain"])
 def test_a_score_has_the_same_bits_whatever_the_batch(architecture: str) -> None:
     """Bit equality, not closeness: see `SCORING_BATCH`."""
     network = trained_a_little() if architecture == "mmoe" else small_network(architecture)
     cases = images(2 * SCORING_BATCH + 3, seed=1)
-    scorer = AnchorScorer(network, images(6, seed=2) if architecture == "mmoe" else None)
-    expected = scorer.logits(cases)
-    assert torch.equal(scorer.logits(cases), expected)
+    score = scorer(network, images(6, seed=2) if architecture == "mmoe" else None)
+    expected = score(cases)
+    assert torch.equal(score(cases), expected)
     for size in (1, 2, 3, SCORING_BATCH, SCORING_BATCH + 1):
-        parts = [scorer.logits(part) for part in torch.split(cases, size)]
+        parts = [score(part) for part in torch.split(cases, size)]
         assert torch.equal(torch.cat(parts), expected), f"batches of {size}"
     order = torch.randperm(len(cases), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(scorer.logits(cases[order]), expected[order])
+    assert torch.equal(score(cases[order]), expected[order])
     mates = 1000 * images(SCORING_BATCH, seed=3)
     for place in range(SCORING_BATCH):
         mates[place] = cases[0]
-        assert torch.equal(scorer.logits(mates)[place], expected[0]), f"place {place}"
+        assert torch.equal(score(mates)[place], expected[0]), f"place {place}"
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -57,17 +65,17 @@ def test_resnet18_scores_have_the_same_bits_whatever_the_batch(num_threads: int)
     torch.set_num_threads(num_threads)
     network = small_network(encoder="resnet18", mixture_scale=1024)
     cases = images(3, seed=1, size=48)
-    scorer = AnchorScorer(network, images(4, seed=2, size=48))
-    expected = scorer.logits(cases)
-    assert torch.equal(torch.cat([scorer.logits(case[None]) for case in cases]), expected)
-    assert torch.equal(scorer.logits(cases.flip(0)), expected.flip(0))
+    score = scorer(network, images(4, seed=2, size=48))
+    expected = score(cases)
+    assert torch.equal(torch.cat([score(case[None]) for case in cases]), expected)
+    assert torch.equal(score(cases.flip(0)), expected.flip(0))
 
 
 @pytest.mark.parametrize("encoders", ["separate", "shared"])
 def test_a_score_is_the_mean_logit_over_the_pairs_with_all_anchors(encoders: str) -> None:
     network = trained_a_little(encoders=encoders)
     cases, anchors = images(3, seed=1), images(4, seed=2)
-    found = AnchorScorer(network, anchors).logits(cases)
+    found = scorer(network, anchors)(cases)
     network.eval()
     for case, score in zip(cases, found, strict=True):
         pairs = network(case.expand(4, -1, -1, -1), anchors).primary_logit
@@ -92,7 +100,7 @@ def test_networks_without_a_second_input_ignore_the_anchors(architecture: str) -
 def test_scoring_changes_nothing_in_a_network_in_training() -> None:
     network = small_network()
     before = copy_state(network)
-    scores = AnchorScorer(network, images(4)).logits(images(3))
+    scores = scorer(network, images(4))(images(3))
     assert not scores.requires_grad
     assert changed(network, before) == set()
     assert all(module.training for module in network.modules())
