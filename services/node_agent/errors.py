@@ -68,7 +68,7 @@ class BindingMissingError(AgentError):
     code = "binding_missing"
     http_status = 409
     title = "No data is bound to the task"
-    template = "This site has bound no data to task {task_id}: run `hsl node bind` for it, then `hsl node retry`."
+    template = "This site has bound no data to task {task_id}: run `hsl node bind` for it, then answer again."
 
 
 class BindingInvalidError(AgentError):

@@ -261,7 +261,7 @@ def test_files_that_are_no_archives_say_why(tmp_path: Path) -> None:
     assert "no such file" in refused(path)
     for content in (b"", b"\x80\x04\x95pickle", b"PK\x03\x04 cut short", b"\x93NUMPY\x01\x00"):
         path.write_bytes(content)
-        assert "damaged" in refused(path) or "pickled" in refused(path)
+        assert ".npz archive" in refused(path) or "pickled" in refused(path)
     np.save(tmp_path / "a.npy", np.zeros(3))
     (tmp_path / "a.npy").rename(path)
     assert "single array" in refused(path)

@@ -122,6 +122,9 @@ def _load(path: Path) -> Arrays:
     wanted = {"images", *_PACKAGED, *(f"{part}_{key}" for part in _MEDMNIST_PARTS for key in ("images", "labels"))}
     try:
         with path.open("rb") as file:
+            if file.read(4)[:2] not in (b"PK", b"\x93N"):  # numpy would call every other file a pickle
+                raise SourceError(path=path, reason="it is not an .npz archive.")
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise SourceError(path=path, reason="it is a single array, not an .npz archive.")
