@@ -18,8 +18,9 @@ import structlog
 
 from embedded_hub.files import HubFiles
 from embedded_hub.settings import HubSettings
-from embedded_hub.sftp import MAX_PACKET, BadMessageError, SftpSession
+from embedded_hub.sftp import MAX_PACKET, SftpSession
 from embedded_hub.users import Users
+from embedded_hub.wire import BadMessageError
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")  # one pass for cipher and MAC
 WINDOW = 4 << 20  # bytes a node may send ahead on one channel

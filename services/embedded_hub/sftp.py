@@ -10,17 +10,28 @@ a peer does not read, its requests wait in the channel's window, and nothing pil
 import asyncio
 import errno
 import os
-import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import ClassVar
 
 import structlog
 
 from embedded_hub.access import resolve
 from embedded_hub.files import HubFiles
+from embedded_hub.wire import (
+    POSIX_RENAME,
+    VERSION,
+    Answer,
+    BadMessageError,
+    Reader,
+    Request,
+    Status,
+    attributes,
+    framed,
+    names_answer,
+    status_answer,
+)
 
 MAX_BLOCK = 256 << 10  # bytes of one READ or WRITE
 MAX_PACKET = MAX_BLOCK + 1024  # a peer cannot make us keep more than this of one request
@@ -29,45 +40,6 @@ NAMES_PER_ANSWER = 100
 ANSWER_BATCH = 256 << 10  # answers that leave together
 
 _log = structlog.get_logger(__name__)
-
-
-class _Request(IntEnum):
-    INIT = 1
-    OPEN = 3
-    CLOSE = 4
-    READ = 5
-    WRITE = 6
-    LSTAT = 7
-    FSTAT = 8
-    OPENDIR = 11
-    READDIR = 12
-    REMOVE = 13
-    REALPATH = 16
-    STAT = 17
-    EXTENDED = 200
-
-
-class _Answer(IntEnum):
-    VERSION = 2
-    STATUS = 101
-    HANDLE = 102
-    DATA = 103
-    NAME = 104
-    ATTRS = 105
-
-
-class Status(IntEnum):
-    OK = 0
-    EOF = 1
-    NO_SUCH_FILE = 2
-    PERMISSION_DENIED = 3
-    FAILURE = 4
-    BAD_MESSAGE = 5
-    UNSUPPORTED = 8
-
-
-class BadMessageError(Exception):
-    """The peer does not speak SFTP; its channel is closed."""
 
 
 class _StatusError(Exception):
@@ -79,39 +51,12 @@ class _StatusError(Exception):
 
 _WRITE, _APPEND, _CREAT, _TRUNC, _EXCL = 2, 4, 8, 16, 32
 _OPEN_FLAGS = {_CREAT: os.O_CREAT, _TRUNC: os.O_TRUNC, _EXCL: os.O_EXCL}
-_POSIX_RENAME = b"posix-rename@openssh.com"
-_VERSION = struct.pack(">BI", _Answer.VERSION, 3) + b"".join(
-    struct.pack(">I", len(text)) + text for text in (_POSIX_RENAME, b"1")
-)
 
 
 @dataclass
 class _Handle:
     descriptor: int = -1  # of a file
     names: list[tuple[str, os.stat_result]] = field(default_factory=list)  # of a folder
-
-
-class _Reader:
-    """Takes the fields of one request from its front."""
-
-    def __init__(self, packet: memoryview) -> None:
-        self._rest = packet
-
-    def number(self, size: int = 4) -> int:
-        if len(self._rest) < size:
-            raise BadMessageError
-        number, self._rest = int.from_bytes(self._rest[:size], "big"), self._rest[size:]
-        return number
-
-    def view(self) -> memoryview:
-        size = self.number()
-        if len(self._rest) < size:
-            raise BadMessageError
-        view, self._rest = self._rest[:size], self._rest[size:]
-        return view
-
-    def text(self) -> bytes:
-        return bytes(self.view())
 
 
 class SftpSession:
@@ -160,7 +105,7 @@ class SftpSession:
             return
         self._serving = True
         try:
-            while (answers := self._next_answers()):
+            while not self._paused and (answers := self._next_answers()):
                 if together := b"".join(answers):
                     self._send(together)
         finally:
@@ -187,11 +132,11 @@ class SftpSession:
 
     def _answer(self, packet: memoryview) -> bytes:
         """Empty for requests whose answer comes later."""
-        reader = _Reader(packet[1:])
+        reader = Reader(packet[1:])
         request = reader.number()
         try:
-            if packet[0] == _Request.INIT:
-                return _framed(_VERSION)
+            if packet[0] == Request.INIT:
+                return framed(VERSION)
             serve = self._SERVE.get(packet[0])
             if serve is None:
                 raise _StatusError(Status.UNSUPPORTED, "operation unsupported")
@@ -201,7 +146,7 @@ class SftpSession:
 
     # --- files -------------------------------------------------------------------------------------------------------
 
-    def _open(self, request: int, reader: _Reader) -> bytes:
+    def _open(self, request: int, reader: Reader) -> bytes:
         path, wanted = reader.text(), reader.number()
         if len(self._handles) >= MAX_HANDLES:
             raise _StatusError(Status.FAILURE, "too many open files")
@@ -214,60 +159,60 @@ class SftpSession:
             descriptor = self._files.open_for_reading(self._node_id, path)
         return self._new_handle(request, _Handle(descriptor))
 
-    def _close(self, request: int, reader: _Reader) -> bytes:
+    def _close(self, request: int, reader: Reader) -> bytes:
         handle = self._handles.pop(self._handle_number(reader), None)
         if handle is None:
             raise _StatusError(Status.FAILURE, "no such handle")
         if handle.descriptor >= 0:
             self._files.close(handle.descriptor)
-        return _status(request)
+        return status_answer(request)
 
-    def _read(self, request: int, reader: _Reader) -> bytes:
+    def _read(self, request: int, reader: Reader) -> bytes:
         descriptor, offset, size = self._descriptor(reader), reader.number(8), reader.number()
         data = os.pread(descriptor, min(size, MAX_BLOCK), min(offset, _MAX_OFFSET))
         if not data:
             raise _StatusError(Status.EOF, "end of file")
-        return struct.pack(">IBII", 9 + len(data), _Answer.DATA, request, len(data)) + data
+        return struct.pack(">IBII", 9 + len(data), Answer.DATA, request, len(data)) + data
 
-    def _write(self, request: int, reader: _Reader) -> bytes:
+    def _write(self, request: int, reader: Reader) -> bytes:
         descriptor, offset = self._descriptor(reader), reader.number(8)
         with reader.view() as data:
             self._files.write(descriptor, data, min(offset, _MAX_OFFSET))
-        return _status(request)
+        return status_answer(request)
 
-    def _look(self, request: int, reader: _Reader) -> bytes:
+    def _look(self, request: int, reader: Reader) -> bytes:
         facts = self._files.look(self._node_id, reader.text())
-        return _framed(struct.pack(">BI", _Answer.ATTRS, request) + _attributes(facts))
+        return framed(struct.pack(">BI", Answer.ATTRS, request) + attributes(facts))
 
-    def _look_at_open(self, request: int, reader: _Reader) -> bytes:
+    def _look_at_open(self, request: int, reader: Reader) -> bytes:
         facts = os.fstat(self._descriptor(reader))
-        return _framed(struct.pack(">BI", _Answer.ATTRS, request) + _attributes(facts))
+        return framed(struct.pack(">BI", Answer.ATTRS, request) + attributes(facts))
 
-    def _remove(self, request: int, reader: _Reader) -> bytes:
+    def _remove(self, request: int, reader: Reader) -> bytes:
         self._files.remove(self._node_id, reader.text())
-        return _status(request)
+        return status_answer(request)
 
     # --- folders and names -------------------------------------------------------------------------------------------
 
-    def _open_folder(self, request: int, reader: _Reader) -> bytes:
+    def _open_folder(self, request: int, reader: Reader) -> bytes:
         if len(self._handles) >= MAX_HANDLES:
             raise _StatusError(Status.FAILURE, "too many open files")
         return self._new_handle(request, _Handle(names=self._files.listing(self._node_id, reader.text())))
 
-    def _read_folder(self, request: int, reader: _Reader) -> bytes:
+    def _read_folder(self, request: int, reader: Reader) -> bytes:
         handle = self._handles.get(self._handle_number(reader))
         if handle is None or handle.descriptor >= 0:
             raise _StatusError(Status.FAILURE, "no such handle")
         if not handle.names:
             raise _StatusError(Status.EOF, "end of folder")
         now, handle.names = handle.names[:NAMES_PER_ANSWER], handle.names[NAMES_PER_ANSWER:]
-        return _names(request, [(name.encode(), _attributes(facts)) for name, facts in now])
+        return names_answer(request, [(name.encode(), attributes(facts)) for name, facts in now])
 
-    def _real_path(self, request: int, reader: _Reader) -> bytes:
-        return _names(request, [(resolve(reader.text()).path.encode(), struct.pack(">I", 0))])
+    def _real_path(self, request: int, reader: Reader) -> bytes:
+        return names_answer(request, [(resolve(reader.text()).path.encode(), struct.pack(">I", 0))])
 
-    def _extended(self, request: int, reader: _Reader) -> bytes:
-        if reader.text() != _POSIX_RENAME:
+    def _extended(self, request: int, reader: Reader) -> bytes:
+        if reader.text() != POSIX_RENAME:
             raise _StatusError(Status.UNSUPPORTED, "operation unsupported")
         task = asyncio.get_running_loop().create_task(self._commit(request, reader.text(), reader.text()))
         self._tasks.add(task)
@@ -283,7 +228,7 @@ class SftpSession:
                 return
             self._files.rename(self._node_id, source, target)
             await asyncio.to_thread(self._files.settle_names, self._node_id)
-            answer = _status(request)
+            answer = status_answer(request)
             _log.info("committed", node_id=self._node_id, path=resolve(target).path)
         except OSError as error:
             answer = _failed(request, error)
@@ -295,30 +240,30 @@ class SftpSession:
     def _new_handle(self, request: int, handle: _Handle) -> bytes:
         self._last_handle = (self._last_handle + 1) & 0xFFFFFFFF
         self._handles[self._last_handle] = handle
-        return struct.pack(">IBIII", 13, _Answer.HANDLE, request, 4, self._last_handle)
+        return struct.pack(">IBIII", 13, Answer.HANDLE, request, 4, self._last_handle)
 
-    def _handle_number(self, reader: _Reader) -> int:
+    def _handle_number(self, reader: Reader) -> int:
         return int.from_bytes(reader.view(), "big")
 
-    def _descriptor(self, reader: _Reader) -> int:
+    def _descriptor(self, reader: Reader) -> int:
         handle = self._handles.get(self._handle_number(reader))
         if handle is None or handle.descriptor < 0:
             raise _StatusError(Status.FAILURE, "no such handle")
         return handle.descriptor
 
-    _SERVE: ClassVar[dict[int, Callable[["SftpSession", int, _Reader], bytes]]] = {
-        _Request.OPEN: _open,
-        _Request.CLOSE: _close,
-        _Request.READ: _read,
-        _Request.WRITE: _write,
-        _Request.LSTAT: _look,
-        _Request.STAT: _look,
-        _Request.FSTAT: _look_at_open,
-        _Request.OPENDIR: _open_folder,
-        _Request.READDIR: _read_folder,
-        _Request.REMOVE: _remove,
-        _Request.REALPATH: _real_path,
-        _Request.EXTENDED: _extended,
+    _SERVE: ClassVar[dict[int, Callable[["SftpSession", int, Reader], bytes]]] = {
+        Request.OPEN: _open,
+        Request.CLOSE: _close,
+        Request.READ: _read,
+        Request.WRITE: _write,
+        Request.LSTAT: _look,
+        Request.STAT: _look,
+        Request.FSTAT: _look_at_open,
+        Request.OPENDIR: _open_folder,
+        Request.READDIR: _read_folder,
+        Request.REMOVE: _remove,
+        Request.REALPATH: _real_path,
+        Request.EXTENDED: _extended,
     }
 
 
@@ -330,33 +275,11 @@ _ERRNO_STATUS = {
 }
 
 
-def _framed(body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + body
-
-
-def _status(request: int, status: Status = Status.OK, text: str = "") -> bytes:
-    words = text.encode()
-    return _framed(struct.pack(">BIII", _Answer.STATUS, request, status, len(words)) + words + b"\0\0\0\0")
-
-
 def _failed(request: int, error: _StatusError | OSError) -> bytes:
     """The system's own word for what went wrong, never a path of this machine."""
     if isinstance(error, _StatusError):
-        return _status(request, error.status, error.text)
+        return status_answer(request, error.status, error.text)
     status = _ERRNO_STATUS.get(error.errno or 0, Status.FAILURE)
     if status is Status.FAILURE:
         _log.error("request_failed", error=type(error).__name__, errno=error.errno)
-    return _status(request, status, os.strerror(error.errno) if error.errno else "failure")
-
-
-def _attributes(facts: os.stat_result) -> bytes:
-    """SIZE, PERMISSIONS and times; no owner, which is nobody's business."""
-    mode = (facts.st_mode & stat.S_IFMT(facts.st_mode)) | (0o755 if stat.S_ISDIR(facts.st_mode) else 0o644)
-    return struct.pack(">IQIII", 1 | 4 | 8, facts.st_size, mode, int(facts.st_atime), int(facts.st_mtime))
-
-
-def _names(request: int, names: list[tuple[bytes, bytes]]) -> bytes:
-    body = b"".join(
-        struct.pack(">I", len(name)) + name + struct.pack(">I", len(name)) + name + facts for name, facts in names
-    )
-    return _framed(struct.pack(">BII", _Answer.NAME, request, len(names)) + body)
+    return status_answer(request, status, os.strerror(error.errno) if error.errno else "failure")

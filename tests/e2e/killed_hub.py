@@ -15,10 +15,10 @@ NAMES = ("write", "close", "sha256", "rename", "open_for_reading")
 
 
 def counted(name: str, method: Callable[..., Any], points: KillPoints) -> Callable[..., Any]:
-    def run(self: HubFiles, *arguments: Any) -> Any:
+    def run(self: HubFiles, *arguments: Any, **named: Any) -> Any:
         number = points.count(name)
         points.reached(f"before:{name}:{number}")
-        result = method(self, *arguments)
+        result = method(self, *arguments, **named)
         points.reached(f"after:{name}:{number}")
         return result
 

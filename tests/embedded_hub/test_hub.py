@@ -84,7 +84,7 @@ def test_cutting_a_node_ends_its_connections_at_once(hub: HubProcess, new_node: 
         assert watching.listdir("/") == ["nodes"]
         with pytest.raises(paramiko.AuthenticationException):
             hub.connect(login)
-    assert hub.admin("POST", f"/nodes/{login.node_id}/cut").json() == {"num_connections": 0}
+    assert hub.admin("POST", f"/nodes/{login.node_id}/cut").is_success  # again is fine
 
 
 def test_a_new_key_ends_the_sessions_of_the_old_one(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from embedded_hub.files import HubFiles
-from embedded_hub.sftp import ANSWER_BATCH, MAX_BLOCK, MAX_HANDLES, MAX_PACKET, BadMessageError, SftpSession, Status
+from embedded_hub.sftp import ANSWER_BATCH, MAX_BLOCK, MAX_HANDLES, MAX_PACKET, SftpSession
+from embedded_hub.wire import BadMessageError, Status
 from tests.embedded_hub.helpers import names
 
 SHA = "ab" * 32

@@ -2,10 +2,10 @@
 
     poll -> newest snapshot -> desired state differs from the known one, or time is up -> answer
                  ^                          | no
-                 '---- something was committed (notifier) <- waits
+                 '-- turnstile <- something was committed (notifier) <- waits
 
-One snapshot serves all polls that wait for the same change, and it is read by one of them. The others queue for it and
-pass one by one, a step of the event loop each, so that requests that came meanwhile are answered in between.
+One snapshot serves all polls that wait for the same change; it is read by one of them. They are woken together and
+pass the turnstile one by one, so that requests which come meanwhile are answered in between.
 """
 
 import asyncio
@@ -23,6 +23,9 @@ from coordinator.rounds.moves import Act
 from coordinator.runs import repository as runs
 from hsl_model.protocol.messages import DesiredRequest
 
+# Two hundred answers in a row would keep the interpreter from every thread for half a second; with a pause after each
+# they take about as long, and nobody else notices.
+STEP_S = 0.002
 # Contacts and phases change without waking anybody; a snapshot that is older would call nodes late that are not.
 MAX_AGE_S = 15.0
 
@@ -40,22 +43,41 @@ class Snapshots:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._loader = Loader(kernel.settings)
-        self._turn = asyncio.Lock()
+        self._one_reads = asyncio.Lock()
         self._held: Held | None = None
 
     async def newest(self) -> Held:
         """Not older than this call."""
         wanted = self._kernel.notifier.generation
-        async with self._turn:
-            now = self._kernel.clock.monotonic()
-            if self._held is None or self._held.generation < wanted or now - self._held.read_at > MAX_AGE_S:
-                generation = self._kernel.notifier.generation
-                self._held = Held(generation, await run_in_threadpool(self._load), now)
-            return self._held
+        if self._held is None or not self._serves(self._held, wanted):
+            async with self._one_reads:
+                if self._held is None or not self._serves(self._held, wanted):
+                    read_at, generation = self._kernel.clock.monotonic(), self._kernel.notifier.generation
+                    self._held = Held(generation, await run_in_threadpool(self._load), read_at)
+        return self._held
+
+    def _serves(self, held: Held, generation: int) -> bool:
+        return held.generation >= generation and self._kernel.clock.monotonic() - held.read_at <= MAX_AGE_S
 
     def _load(self) -> Snapshot:
         with self._kernel.snapshot() as session:
             return self._loader.load(session, self._kernel.clock.now())
+
+
+class Turnstile:
+    """Lets one pass, and the next a step later."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._next_at = 0.0  # of the event loop's clock
+
+    async def __call__(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            rest_s = self._next_at - loop.time()
+            if rest_s > 0:
+                await asyncio.wait({loop.create_future()}, timeout=rest_s)
+            self._next_at = loop.time() + STEP_S
 
 
 class LongPoll:
@@ -64,6 +86,7 @@ class LongPoll:
     def __init__(self, kernel: Kernel) -> None:
         self.snapshots = Snapshots(kernel)
         self.attendance = Attendance(kernel)
+        self._turnstile = Turnstile()
         self._kernel = kernel
 
     async def recognise(self, token: str, boot: Boot) -> str | None:
@@ -93,6 +116,7 @@ class LongPoll:
                 return wish
             if generation == held.generation:  # time is up; look once more, for time itself may have changed something
                 give_up_at = kernel.clock.monotonic()
+            await self._turnstile()
             held = await self.snapshots.newest()
 
 

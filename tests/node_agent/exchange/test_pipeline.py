@@ -15,6 +15,7 @@ from node_agent.errors import Interrupted
 from node_agent.exchange.base import ExchangeError
 from node_agent.exchange.pipeline import (
     DOWNLOAD_IN_FLIGHT,
+    MAX_ANSWER,
     READ_BLOCK,
     UPLOAD_IN_FLIGHT,
     WRITE_BLOCK,
@@ -174,6 +175,19 @@ def test_a_download_believes_no_wrong_answer(spoil: Callable[[int, bytes], bytes
     with pytest.raises(ExchangeError) as caught:
         b"".join(file.read(0, len(BIG)))
     assert caught.value.kind is kind
+
+
+@pytest.mark.parametrize("size", [0, 4, MAX_ANSWER + 1, 0xFFFFFFFF])
+def test_an_answer_of_impossible_size_is_not_waited_for(size: int) -> None:
+    def twist(what: int, request: int, answer: bytes) -> Answer:
+        if what != READ:
+            return answer
+        channel._out += struct.pack(">IBI", size, 103, request)
+        return None
+
+    channel = ScriptedChannel(bytearray(BIG), twist=twist)
+    file = remote(channel, OpenMode.READ)
+    assert failure_of(lambda: b"".join(file.read(0, len(BIG)))) is FailureKind.CONNECTION
 
 
 @pytest.mark.parametrize("send_bytes", [1 << 20, 32704])

@@ -11,6 +11,7 @@ import embedded_hub.server
 from hsl_model.protocol.paths import tensor_path
 from hsl_model.protocol.retry import FailureKind
 from node_agent.exchange.base import ExchangeError
+from node_agent.exchange.link import CIPHERS
 from node_agent.exchange.sftp import SftpExchange
 from tests.embedded_hub.helpers import HubProcess, HubThread, Login, make_login
 from tests.node_agent.exchange.helpers import MIB, Watch, make_content
@@ -99,6 +100,7 @@ def test_the_line_is_encrypted_with_gcm(hub: HubProcess, new_login: NewLogin) ->
     transport = exchange._link._transport
     assert transport is not None
     assert transport.local_cipher == transport.remote_cipher == "aes128-gcm@openssh.com"
+    assert tuple(transport.get_security_options().ciphers) == CIPHERS  # also where a hub offers slower ones
     exchange.close()
 
 
