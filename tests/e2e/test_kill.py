@@ -75,7 +75,7 @@ def test_the_hub_killed_while_files_come_and_go(
     new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path
 ) -> None:
     """Every update is some 30 writes of 32 KiB, so the points lie in the first files and in later rounds."""
-    points = ["before:write:1", "after:write:7", "before:close:2", "after:sha256:1", "before:rename:2"]
+    points = ["before:write:1", "after:write:7", "before:close:2", "before:sha256:2", "before:rename:2"]
     points += ["after:rename:1", "before:rename:5", "before:open_for_reading:1", "after:open_for_reading:6"]
     markers = tmp_path / "markers"
     alliance = new_alliance(hub_module="tests.e2e.killed_hub", hub_environment=KillPoints.environment(points, markers))
