@@ -122,3 +122,21 @@ def test_a_missing_or_wrong_setting_is_named(
     said = capsys.readouterr().err
     assert "HSL_NODE_WORKDIR" in said
     assert "HSL_NODE_NUM_THREADS" in said
+
+
+def test_an_exception_in_the_log_shows_no_local_variables() -> None:
+    """They hold the node's token."""
+    code = """
+import structlog
+from node_agent.main import configure_logging
+configure_logging("info")
+def fail(token):
+    raise ValueError("broken")
+try:
+    fail("hsln_secret")
+except ValueError as error:
+    structlog.get_logger().warning("phase failed", exc_info=error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ValueError" in done.stderr
+    assert "hsln_secret" not in done.stderr
