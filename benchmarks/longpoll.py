@@ -3,8 +3,9 @@
 The coordinator is the real process on SQLite. Its tables are filled directly with one run of so many members, all of
 which but one have announced round 1. Each node holds one connection with a long poll and polls again as soon as it is
 answered. Then things change: the last node announces, which freezes the plan (every node is told a plan with an entry
-for each member); after that an admin pauses and resumes the run, once a second. Beside this one client after the other
-asks what clients ask: health, a node's heartbeat (a committed write), a node and the run as an admin sees them.
+for each member); after that an admin pauses and resumes the run, once a second. Beside this others ask, one after the
+other, as they do in life: heartbeats of the nodes (each a committed write) at the rate that 200 nodes have, ten a
+second, and now and then a health check, a node and the whole run as a dashboard sees them.
 
     told_s       from sending the change until the last node has the whole answer
     other_ms     the latency of the other requests from the first change to the end
@@ -12,6 +13,7 @@ asks what clients ask: health, a node's heartbeat (a committed write), a node an
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -33,6 +35,7 @@ from coordinator.db import Database
 from coordinator.kit.auth import digest_of
 from coordinator.migrations.upgrade import upgrade_database
 from coordinator.tables import MemberRow, NodeRow, ParticipationRow, RoundRow, RunRow
+from hsl_cli.demo.ports import free_ports
 from hsl_model.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION, transport
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.config import MethodConfig, RunConfig, TaskConfig
@@ -48,11 +51,12 @@ from hsl_model.protocol.manifest import (
 from hsl_model.protocol.messages import AnnounceRequest, DesiredRequest, Heartbeat
 from hsl_model.protocol.states import NodePhase
 
-NODES = (200,)
+NODES = (200, 500, 1000)
 TARGET_TOLD_S = 1.0
 TARGET_OTHER_P99_MS = 50.0
 TARGET_NODES = 200
-CHANGES = 10
+CHANGES = 20
+PAUSE_S = 0.05  # between two of the other requests
 RUN_ID = "run-benchmark"
 ADMIN_TOKEN = "benchmark-Hq7vK2mPz9-Ld4xWc8"
 TENSORS = (TensorSpec(name="weight", dtype="F32", shape=(3, 3)),)
@@ -183,9 +187,7 @@ class _coordinator:  # noqa: N801 - used like a function
     """The coordinator's process on a free port, ended with the block."""
 
     def __init__(self, database_url: str, folder: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = int(free.getsockname()[1])
+        (self._port,) = free_ports(1)
         self._environment = {
             **os.environ,
             "HSL_COORDINATOR_DATABASE_URL": database_url,
@@ -276,22 +278,24 @@ async def _poll_for_ever(name: str, port: int, watch: _Watch) -> None:
 
 
 async def _ask_for_ever(names: list[str], port: int, taken: dict[str, list[float]]) -> None:
-    """One request after the other, as a steady trickle of other clients."""
+    """One request after the other: six heartbeats, a health check, a node, the run."""
     beat = canonical_json(Heartbeat(phase=NodePhase.TRAINING, run_id=RUN_ID, round_number=1))
-    async with _connected(port, ADMIN_TOKEN) as admin, _connected(port, _token(names[0])) as node:
+    speakers = itertools.cycle(names)
+    async with _connected(port, ADMIN_TOKEN) as line:
         while True:
-            for kind, line, method, path, body in (
-                ("health", admin, "GET", "/healthz", b""),
-                ("heartbeat", node, "POST", transport.HEARTBEAT, beat),
-                ("node", admin, "GET", f"{transport.API}/nodes/{names[0]}", b""),
-                ("run", admin, "GET", f"{transport.API}/runs/{RUN_ID}", b""),
+            for kind, method, path, body in (
+                *(("heartbeat", "POST", transport.HEARTBEAT, beat),) * 6,
+                ("health", "GET", "/healthz", b""),
+                ("node", "GET", f"{transport.API}/nodes/{names[0]}", b""),
+                ("run", "GET", f"{transport.API}/runs/{RUN_ID}", b""),
             ):
+                line.token = _token(next(speakers)) if kind == "heartbeat" else ADMIN_TOKEN
                 began = perf_counter()
                 status, _ = await line.ask(method, path, body)
                 if status >= 300:
                     raise RuntimeError(f"{kind}: {status}")
                 taken[kind].append((perf_counter() - began) * 1000)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(PAUSE_S)
 
 
 async def _measure(names: list[str], port: int, process: psutil.Process) -> Record:

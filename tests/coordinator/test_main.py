@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from hsl_cli.demo.ports import free_ports
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.messages import DesiredRequest, DesiredState, EnrolReply
 from hsl_model.protocol.transport import API, DESIRED, ENROL
@@ -39,9 +39,7 @@ class Running:
     secrets: list[str] = field(default_factory=lambda: [ADMIN_TOKEN, HUB_TOKEN])
 
     def __post_init__(self) -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = int(found.getsockname()[1])
+        (self.port,) = free_ports(1)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
         self.admin = Speaker(self.http, {"Authorization": f"Bearer {ADMIN_TOKEN}"})
 

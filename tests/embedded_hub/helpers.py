@@ -27,9 +27,10 @@ from pydantic import SecretStr
 from embedded_hub.files import HubFiles
 from embedded_hub.main import running_hub
 from embedded_hub.settings import HubSettings
+from hsl_cli.demo.ports import free_ports
 from hsl_model.protocol.messages import HubAddress
 
-PATIENCE_S = 30.0  # a hub that does not do in this time what it should is broken
+PATIENCE_S = 120.0  # a hub that does not do in this time what it should is broken
 HTTP = httpx.Client(timeout=PATIENCE_S, trust_env=False, verify=False)
 
 
@@ -47,9 +48,8 @@ def names(folder: Path) -> list[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """For a service that keeps it over restarts."""
+    return free_ports(1)[0]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class HubProcess(Hub, AbstractContextManager["HubProcess"]):
     process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.port, self.admin_port = free_port(), free_port()
+        self.port, self.admin_port = free_ports(2)
         self.start()
         return self
 

@@ -16,19 +16,21 @@ def choose_ports(coordinator: int | None) -> Ports:
     """Three ports that are free now; the coordinator's may be wished for."""
     if coordinator is not None:
         check_free(coordinator)
-    wanted = 2 if coordinator is not None else 3
+    first, hub, hub_admin = free_ports(3, without=coordinator)
+    return Ports(coordinator=coordinator or first, hub=hub, hub_admin=hub_admin)
+
+
+def free_ports(num_ports: int, without: int | None = None) -> list[int]:
+    """Different ones that stay free until a service takes them or a stranger asks for exactly them."""
     found: list[int] = []
     with ExitStack() as held:
         for port in random.SystemRandom().sample(CANDIDATES, 500):
-            if port != coordinator and (one := _bound(port)) is not None:
+            if port != without and (one := _bound(port)) is not None:
                 held.enter_context(one)
                 found.append(port)
-            if len(found) == wanted:
-                break
-    if len(found) < wanted:
-        raise BadInputError(reason=f"No free ports on 127.0.0.1 between {CANDIDATES.start} and {CANDIDATES.stop}.")
-    chosen = coordinator if coordinator is not None else found.pop()
-    return Ports(coordinator=chosen, hub=found[0], hub_admin=found[1])
+            if len(found) == num_ports:
+                return found
+    raise BadInputError(reason=f"No free ports on 127.0.0.1 between {CANDIDATES.start} and {CANDIDATES.stop}.")
 
 
 def check_free(port: int) -> None:

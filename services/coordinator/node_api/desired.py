@@ -40,7 +40,7 @@ def desired_for(node_id: str, snapshot: Snapshot, now: datetime) -> DesiredState
 def told(node_id: str, snapshot: Snapshot, now: datetime) -> "Told":
     """The same as it goes over the wire."""
     run = _run_of(node_id, snapshot)
-    state = DesiredState(
+    state = DesiredState.model_construct(  # our own rows, so nothing to validate; the node does
         version="",
         invitations=_invitations(node_id, snapshot),
         roster=run.roster if run else (),
@@ -108,7 +108,7 @@ def _assignment(node_id: str, run: RunSnapshot, explainer: Explainer, now: datet
     if newest is None:
         return None
     status = ParticipationStatus(row.status)
-    return Assignment(
+    return Assignment.model_construct(
         run_id=newest.run_id,
         run_status=RunStatus(facts.run.status),
         config=facts.config,
@@ -150,9 +150,9 @@ def _still_to_publish(node_id: str, run: RunSnapshot) -> str | None:
 class Told:
     """A desired state in pieces of JSON, the first two without their closing brace; durations apart."""
 
-    state: str  # what of the state is this node's alone
-    assignment: str | None  # what of the assignment is
-    durations: str
+    state: bytes  # what of the state is this node's alone
+    assignment: bytes | None  # what of the assignment is
+    durations: bytes
     shared: tuple[Fragment, ...]  # of the assignment
     roster: Fragment
 
@@ -160,24 +160,25 @@ class Told:
     def version(self) -> str:
         """SHA-256 over all but the durations, so that time alone wakes nobody."""
         digests = [part.digest for part in (*self.shared, self.roster)]
-        return hashlib.sha256("\n".join((self.state, self.assignment or "", *digests)).encode()).hexdigest()
+        return hashlib.sha256(b"\n".join((self.state, self.assignment or b"", *digests))).hexdigest()
 
     def body(self) -> bytes:
-        assignment = "null"
-        if self.assignment is not None:
-            assignment = ",".join((self.assignment, self.durations, *(part.text for part in self.shared))) + "}"
-        return f'{{"version":"{self.version}",{self.state[1:]},{self.roster.text},"assignment":{assignment}}}'.encode()
+        head = b'{"version":"%s",' % self.version.encode() + self.state[1:]
+        if self.assignment is None:
+            return b",".join((head, self.roster.text, b'"assignment":null}'))
+        begin = b'"assignment":' + self.assignment
+        return b",".join((head, self.roster.text, begin, *(part.text for part in self.shared), self.durations)) + b"}}"
 
 
 def _told(state: DesiredState, run: RunSnapshot | None) -> Told:
-    own = state.model_dump_json(exclude={"version": True, "roster": True, "assignment": True})[:-1]
+    own = state.model_dump_json(exclude={"version": True, "roster": True, "assignment": True}).encode()[:-1]
     wish = state.assignment
     if run is None or wish is None:
-        return Told(own, None, "", (), _fragment({}, "roster", state.roster))
+        return Told(own, None, b"", (), _fragment({}, "roster", state.roster))
     return Told(
         own,
-        wish.model_dump_json(exclude=_WITHOUT)[:-1],
-        f'"deadline_in_s":{to_json(wish.deadline_in_s).decode()}',
+        wish.model_dump_json(exclude=_WITHOUT).encode()[:-1],
+        b'"deadline_in_s":' + to_json(wish.deadline_in_s),
         tuple(_fragment(run.fragments, name, getattr(wish, name)) for name in _SHARED),
         _fragment(run.fragments, "roster", state.roster),
     )
@@ -186,6 +187,6 @@ def _told(state: DesiredState, run: RunSnapshot | None) -> Told:
 def _fragment(known: dict[str, Fragment], name: str, value: object) -> Fragment:
     key = f"{name} {bool(value)}"  # a part is either the run's own or, for this node, left out
     if key not in known:
-        text = f'"{name}":{to_json(value).decode()}'
-        known[key] = Fragment(text, hashlib.sha256(text.encode()).hexdigest())
+        text = b'"%s":' % name.encode() + to_json(value)
+        known[key] = Fragment(text, hashlib.sha256(text).digest())
     return known[key]

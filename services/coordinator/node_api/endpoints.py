@@ -59,7 +59,7 @@ router = APIRouter(
 _MEMBERSHIP = problems(NotFoundError, NotAMemberError, MembershipOverError, SatDigestError)
 
 
-def _act(kernel: KernelDep, session: SessionDep, node_id: NodeDep) -> Act:
+async def _act(kernel: KernelDep, session: SessionDep, node_id: NodeDep) -> Act:
     return Act(session, kernel.clock.now(), node_id)
 
 

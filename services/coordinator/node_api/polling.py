@@ -9,7 +9,7 @@ pass the turnstile one by one, so that requests which come meanwhile are answere
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 
@@ -35,6 +35,7 @@ class Held:
     generation: int
     snapshot: Snapshot
     read_at: float  # monotonic
+    told: dict[str, str] = field(default_factory=dict)  # node -> version it was told from this snapshot
 
 
 class Snapshots:
@@ -100,24 +101,27 @@ class LongPoll:
 
     async def answer(self, node_id: str, request: DesiredRequest) -> Told:
         """When the desired state differs from `known_version`, after `wait_s`, or when the process stops."""
-        kernel = self._kernel
+        clock = self._kernel.clock
         held = await self.snapshots.newest()
         if set(request.missing) != _known_wants(held.snapshot, node_id):
-            await run_in_threadpool(remember_missing, kernel, node_id, request)
+            await run_in_threadpool(remember_missing, self._kernel, node_id, request)
             held = await self.snapshots.newest()
-        give_up_at = kernel.clock.monotonic() + request.wait_s
-        while True:
-            wish = told(node_id, held.snapshot, kernel.clock.now())
-            left_s = give_up_at - kernel.clock.monotonic()
-            if wish.version != request.known_version or left_s <= 0 or kernel.notifier.closed:
-                return wish
-            generation = await kernel.notifier.wait(held.generation, left_s)
-            if kernel.notifier.closed:
-                return wish
+        give_up_at = clock.monotonic() + request.wait_s
+        # What it was told from this very snapshot a moment ago need not be worked out again.
+        wish = None if held.told.get(node_id) == request.known_version else told(node_id, held.snapshot, clock.now())
+        while wish is None or wish.version == request.known_version:
+            left_s = give_up_at - clock.monotonic()
+            if wish is not None and (left_s <= 0 or self._kernel.notifier.closed):
+                break
+            generation = await self._kernel.notifier.wait(held.generation, left_s)
             if generation == held.generation:  # time is up; look once more, for time itself may have changed something
-                give_up_at = kernel.clock.monotonic()
-            await self._turnstile()
-            held = await self.snapshots.newest()
+                give_up_at = clock.monotonic()
+            if not self._kernel.notifier.closed:
+                await self._turnstile()
+                held = await self.snapshots.newest()
+            wish = told(node_id, held.snapshot, clock.now())
+        held.told[node_id] = wish.version
+        return wish
 
 
 def _known_wants(snapshot: Snapshot, node_id: str) -> set[str]:

@@ -1,11 +1,10 @@
 """Heartbeats: what a node's agent does now. Facts of the node, and at most the participation of its open round."""
 
-from sqlalchemy.orm import Session
-
+from coordinator.node_api import repository
 from coordinator.rounds.facts import UNANNOUNCED
 from coordinator.rounds.moves import Act, move_members
 from coordinator.rounds.repository import lock_round
-from coordinator.tables import NodeRow, ParticipationRow, RoundRow
+from coordinator.tables import NodeRow, ParticipationRow
 from hsl_model.protocol.messages import Heartbeat
 from hsl_model.protocol.states import NodePhase, ParticipationStatus, RoundStatus
 
@@ -42,19 +41,22 @@ def _has_grown(node: NodeRow, said: Heartbeat) -> bool:
 
 
 def _follow(act: Act, run_id: str, round_number: int, said: Heartbeat) -> None:
-    """Let the participation follow the agent's phase, while the round is open and no update of it was accepted."""
-    if _target(act.session, run_id, round_number, act.actor, said) is None:
+    """Let the participation follow the agent's phase, while the round goes on and no update of it was accepted."""
+    key = (run_id, round_number, act.actor)
+    statuses = repository.statuses(act.session, key)
+    if statuses is None or _target(*statuses, round_number, said) is None:
         return
     newest = lock_round(act.session, run_id, round_number)
-    row = act.session.get(ParticipationRow, (run_id, round_number, act.actor), populate_existing=True)
-    target = _target(act.session, run_id, round_number, act.actor, said)
-    if newest is None or row is None or target is None:
+    row = act.session.get(ParticipationRow, key, populate_existing=True)
+    if newest is None or row is None:
+        return
+    target = _target(RoundStatus(newest.status), ParticipationStatus(row.status), round_number, said)
+    if target is None:
         return
     if row.status == ParticipationStatus.FAILED:  # its site has retried
         move_members(act, [row], ParticipationStatus.ASSIGNED)
         if newest.status == RoundStatus.FUSING:
-            late = newest.round_number > 0
-            target = ParticipationStatus.EXCLUDED if late else ParticipationStatus.FUSING
+            target = ParticipationStatus.EXCLUDED if round_number > 0 else ParticipationStatus.FUSING
     if row.status != target:
         move_members(act, [row], target, _reason(target, said))
 
@@ -66,19 +68,16 @@ def _reason(target: ParticipationStatus, said: Heartbeat) -> str | None:
 
 
 def _target(
-    session: Session, run_id: str, round_number: int, node_id: str, said: Heartbeat
+    of_round: RoundStatus, status: ParticipationStatus, round_number: int, said: Heartbeat
 ) -> ParticipationStatus | None:
     """Where the participation should go; None when it is right or not for a heartbeat to move."""
-    newest = session.get(RoundRow, (run_id, round_number))
-    row = session.get(ParticipationRow, (run_id, round_number, node_id))
-    if newest is None or row is None or newest.status not in (RoundStatus.OPEN, RoundStatus.FUSING):
+    if of_round not in (RoundStatus.OPEN, RoundStatus.FUSING):
         return None
-    status = ParticipationStatus(row.status)
     if said.phase is NodePhase.FAILED:
         return ParticipationStatus.FAILED if status in UNANNOUNCED else None
     if status is not ParticipationStatus.FAILED and status not in UNANNOUNCED:
         return None
     # In round 0 only one member has something to make, and nobody waits for the others.
-    wanted = WORKING.get(said.phase) if newest.round_number > 0 else None
+    wanted = WORKING.get(said.phase) if round_number > 0 else None
     target = wanted or (ParticipationStatus.ASSIGNED if status is ParticipationStatus.FAILED else None)
     return None if target is status else target

@@ -45,8 +45,8 @@ _FINISHED = (
 class Fragment:
     """A member of a JSON object, `"name":value`, and its SHA-256."""
 
-    text: str
-    digest: str
+    text: bytes
+    digest: bytes
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from coordinator.kit.auth import AdminTokenError, require_admin
+from coordinator.kit.auth import AdminDep, AdminTokenError, require_admin
 from coordinator.kit.paging import PagingDep, page_of
 from coordinator.kit.problems import NotFoundError, problems
 from coordinator.kit.session import KernelDep, SessionDep, SnapshotDep
@@ -24,22 +24,18 @@ router = APIRouter(
 _MOVED = problems(NotFoundError, RunStateError)
 
 
-def _explainer(kernel: KernelDep) -> Explainer:
+async def _explainer(kernel: KernelDep) -> Explainer:
     return Explainer(kernel.settings, kernel.clock.now())
 
 
-def _act(kernel: KernelDep, session: SessionDep, actor: Annotated[str, Depends(require_admin)]) -> Act:
-    return Act(session, kernel.clock.now(), actor)
-
-
 ExplainerDep = Annotated[Explainer, Depends(_explainer)]
-ActDep = Annotated[Act, Depends(_act, scope="function")]
 
 
 @router.post("", status_code=201, summary="Create a run", responses=problems(InvitedNodeError))
-def create_run(act: ActDep, explainer: ExplainerDep, config: RunConfig) -> RunView:
+def create_run(kernel: KernelDep, session: SessionDep, actor: AdminDep, config: RunConfig) -> RunView:
     """A draft that invites its nodes; each becomes a member when its site's admin accepts."""
-    return service.show(act.session, explainer, service.create(act, config))
+    now = kernel.clock.now()
+    return service.show(session, Explainer(kernel.settings, now), service.create(Act(session, now, actor), config))
 
 
 @router.get("", summary="List runs, newest first")
@@ -63,27 +59,23 @@ def show_run(session: SnapshotDep, explainer: ExplainerDep, run_id: RunIdPath) -
 @router.post(
     "/{run_id}/start", summary="Start a run", responses=problems(NotFoundError, RunStateError, NotEnoughMembersError)
 )
-def start_run(act: ActDep, explainer: ExplainerDep, run_id: RunIdPath) -> RunView:
+def start_run(kernel: KernelDep, actor: AdminDep, run_id: RunIdPath) -> RunView:
     """Needs a quorum of members. Round 0, the initial weights, opens at once."""
-    service.start(act, run_id)
-    return service.show(act.session, explainer, run_id)
+    return service.moved(kernel, actor, run_id, service.start)
 
 
 @router.post("/{run_id}/pause", summary="Pause a run", responses=_MOVED)
-def pause_run(act: ActDep, explainer: ExplainerDep, run_id: RunIdPath) -> RunView:
+def pause_run(kernel: KernelDep, actor: AdminDep, run_id: RunIdPath) -> RunView:
     """Training stops at the next step with a snapshot; transfers and a started fusion finish; deadlines stand still."""
-    service.pause(act, run_id)
-    return service.show(act.session, explainer, run_id)
+    return service.moved(kernel, actor, run_id, service.pause)
 
 
 @router.post("/{run_id}/resume", summary="Let a paused run go on", responses=_MOVED)
-def resume_run(act: ActDep, explainer: ExplainerDep, run_id: RunIdPath) -> RunView:
-    service.resume(act, run_id)
-    return service.show(act.session, explainer, run_id)
+def resume_run(kernel: KernelDep, actor: AdminDep, run_id: RunIdPath) -> RunView:
+    return service.moved(kernel, actor, run_id, service.resume)
 
 
 @router.post("/{run_id}/stop", summary="End a run for good", responses=_MOVED)
-def stop_run(act: ActDep, explainer: ExplainerDep, run_id: RunIdPath) -> RunView:
+def stop_run(kernel: KernelDep, actor: AdminDep, run_id: RunIdPath) -> RunView:
     """The open round is cancelled; every site keeps its last fused model."""
-    service.stop(act, run_id)
-    return service.show(act.session, explainer, run_id)
+    return service.moved(kernel, actor, run_id, service.stop)

@@ -4,9 +4,11 @@ Each move answers the same when it is asked for twice, and 409 when the run is s
 """
 
 import secrets
+from collections.abc import Callable
 
 from sqlalchemy.orm import Session
 
+from coordinator.kernel import Kernel
 from coordinator.kit.problems import NotFoundError
 from coordinator.rounds import repository as rounds
 from coordinator.rounds.errors import InvitedNodeError, NotEnoughMembersError, RunStateError
@@ -52,15 +54,14 @@ def create(act: Act, config: RunConfig) -> str:
 
 def start(act: Act, run_id: str) -> None:
     """Needs a quorum of members. Opens round 0, the initial weights."""
-    facts = _locked(act, run_id)
-    if facts.status is RunStatus.RUNNING:
+    run, _ = _locked(act, run_id)
+    if run.status == RunStatus.RUNNING:
         return
-    if facts.status is RunStatus.DRAFT:
-        _check_members(facts)
-        move_run(act, facts.run, RunStatus.RUNNING, started_at=act.now)
-        advance(act, run_id)
-        return
-    raise RunStateError(run_id=run_id, status=facts.run.status, verb="be started")
+    if run.status != RunStatus.DRAFT:
+        raise RunStateError(run_id=run_id, status=run.status, verb="be started")
+    _check_members(rounds.look(act.session, run))
+    move_run(act, run, RunStatus.RUNNING, started_at=act.now)
+    advance(act, run_id)
 
 
 def _check_members(facts: RunFacts) -> None:
@@ -76,49 +77,57 @@ def _check_members(facts: RunFacts) -> None:
 
 def pause(act: Act, run_id: str) -> None:
     """No training, no new round; deadlines stand still."""
-    facts = _locked(act, run_id)
-    if facts.status is RunStatus.PAUSED:
+    run, _ = _locked(act, run_id)
+    if run.status == RunStatus.PAUSED:
         return
-    if facts.status is not RunStatus.RUNNING:
-        raise RunStateError(run_id=run_id, status=facts.run.status, verb="be paused")
-    move_run(act, facts.run, RunStatus.PAUSED, paused_at=act.now, reason=PAUSED_BY_ADMIN)
+    if run.status != RunStatus.RUNNING:
+        raise RunStateError(run_id=run_id, status=run.status, verb="be paused")
+    move_run(act, run, RunStatus.PAUSED, paused_at=act.now, reason=PAUSED_BY_ADMIN)
 
 
 def resume(act: Act, run_id: str) -> None:
     """Deadlines move on by as long as the run stood still."""
-    facts = _locked(act, run_id)
-    if facts.status is RunStatus.RUNNING:
+    run, newest = _locked(act, run_id)
+    if run.status == RunStatus.RUNNING:
         return
-    if facts.status is not RunStatus.PAUSED:
-        raise RunStateError(run_id=run_id, status=facts.run.status, verb="be resumed")
-    stood_still = act.now - (facts.run.paused_at or act.now)
-    newest = facts.newest
+    if run.status != RunStatus.PAUSED:
+        raise RunStateError(run_id=run_id, status=run.status, verb="be resumed")
+    stood_still = act.now - (run.paused_at or act.now)
     if newest is not None and newest.deadline_at is not None:
         newest.deadline_at += stood_still
     if newest is not None and newest.report_deadline_at is not None:
         newest.report_deadline_at += stood_still
     act.session.flush()
-    move_run(act, facts.run, RunStatus.RUNNING, paused_at=None, reason=None)
+    move_run(act, run, RunStatus.RUNNING, paused_at=None, reason=None)
     advance(act, run_id)
 
 
 def stop(act: Act, run_id: str) -> None:
     """For good. The open round is CANCELLED; every site keeps its last fused model."""
-    facts = _locked(act, run_id)
-    if facts.status is RunStatus.STOPPED:
+    run, newest = _locked(act, run_id)
+    if run.status == RunStatus.STOPPED:
         return
-    if facts.status in (RunStatus.COMPLETED, RunStatus.FAILED):
-        raise RunStateError(run_id=run_id, status=facts.run.status, verb="be stopped")
-    if facts.newest is not None and facts.newest.status in (RoundStatus.OPEN, RoundStatus.FUSING):
-        move_round(act, facts.newest, RoundStatus.CANCELLED, reason=STOPPED_BY_ADMIN)
-    move_run(act, facts.run, RunStatus.STOPPED, finished_at=act.now, reason=STOPPED_BY_ADMIN)
+    if run.status in (RunStatus.COMPLETED, RunStatus.FAILED):
+        raise RunStateError(run_id=run_id, status=run.status, verb="be stopped")
+    if newest is not None and newest.status in (RoundStatus.OPEN, RoundStatus.FUSING):
+        move_round(act, newest, RoundStatus.CANCELLED, reason=STOPPED_BY_ADMIN)
+    move_run(act, run, RunStatus.STOPPED, finished_at=act.now, reason=STOPPED_BY_ADMIN)
 
 
-def _locked(act: Act, run_id: str) -> RunFacts:
-    facts = rounds.load(act.session, run_id)
-    if facts is None:
+def moved(kernel: Kernel, actor: str, run_id: str, move: Callable[[Act, str], None]) -> RunView:
+    """Move it, then show it; the long answer for a large run is not made while writers wait."""
+    now = kernel.clock.now()
+    with kernel.transaction() as session:
+        move(Act(session, now, actor), run_id)
+    with kernel.snapshot() as session:
+        return show(session, Explainer(kernel.settings, now), run_id)
+
+
+def _locked(act: Act, run_id: str) -> tuple[RunRow, RoundRow | None]:
+    run = rounds.lock_run(act.session, run_id)
+    if run is None:
         raise NotFoundError(what="run", name=run_id)
-    return facts
+    return run, rounds.newest_round(act.session, run_id, lock=True)
 
 
 def show(session: Session, explainer: Explainer, run_id: str) -> RunView:

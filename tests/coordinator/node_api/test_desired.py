@@ -1,14 +1,15 @@
 """The long poll, and the pure function behind it."""
 
+import json
 import threading
 from datetime import timedelta
 
 import pytest
 
-from coordinator.node_api.desired import desired_for
+from coordinator.node_api.desired import desired_for, told
 from coordinator.node_api.snapshot import Loader, Snapshot
 from hsl_model.protocol import transport
-from hsl_model.protocol.messages import DesiredRequest, DesiredState
+from hsl_model.protocol.messages import Assignment, DesiredRequest, DesiredState
 from hsl_model.protocol.states import NodePhase
 from tests.coordinator.helpers import Alliance
 from tests.coordinator.rounds.sites import Federation, Site, enrolled
@@ -64,14 +65,26 @@ def test_the_version_changes_exactly_when_the_rest_does(federation: Federation) 
     assert len(by_version) > 15
 
 
+def test_every_field_goes_over_the_wire(federation: Federation) -> None:
+    """The answer is put together from pieces, so none may be forgotten."""
+    federation.begin().to_fusing(1)
+    body = json.loads(told("node-a", snapshot_of(federation), federation.alliance.clock.now()).body())
+    assert set(body) == set(DesiredState.model_fields)
+    assert set(body["assignment"]) == set(Assignment.model_fields)
+    run = snapshot_of(federation).runs[0]
+    assert body["assignment"]["plan"] == federation.round().plan.model_dump(mode="json")
+    assert body["assignment"]["config"] == run.facts.config.model_dump(mode="json")
+    assert [entry["node_id"] for entry in body["roster"]] == list(federation.sites)
+
+
 def test_a_training_node_is_not_woken_by_what_the_others_do(federation: Federation) -> None:
     federation.begin().to_round(1)
     before = federation["node-c"].desired()
     federation["node-a"].announce(federation["node-a"].assignment())
     federation["node-b"].heartbeat(NodePhase.TRAINING, federation["node-b"].assignment())
     assert federation["node-c"].desired().version == before.version
-    told = federation["node-a"].assignment()
-    assert [one.node_id for one in told.announced] == ["node-a"]
+    wish = federation["node-a"].assignment()
+    assert [one.node_id for one in wish.announced] == ["node-a"]
     federation["node-b"].announce(federation["node-b"].assignment())
     assert [one.node_id for one in federation["node-a"].assignment().announced] == ["node-a", "node-b"]
 
@@ -112,10 +125,10 @@ def test_waiting_polls_are_answered_when_something_changes(federation: Federatio
     wait_for_pollers(federation, 3)
     federation.move("pause")
     for poll in polls:
-        told = poll.result()
-        assert told.version != poll.request.known_version
-        assert told.assignment is not None
-        assert told.assignment.run_status == "paused"
+        answer = poll.result()
+        assert answer.version != poll.request.known_version
+        assert answer.assignment is not None
+        assert answer.assignment.run_status == "paused"
 
 
 def test_what_does_not_concern_a_node_does_not_answer_its_poll(federation: Federation) -> None:
@@ -175,9 +188,9 @@ def test_a_missing_file_is_remembered_while_it_is_missing(federation: Federation
     assert start is not None
     poll = Poll(federation["node-b"], missing=(start.file_sha256,))
     poll.start()
-    told = poll.result()  # that somebody was asked is a change
-    assert told.assignment is not None
-    assert "awaited from node-a" in (told.assignment.waiting or "")
+    answer = poll.result()  # that somebody was asked is a change
+    assert answer.assignment is not None
+    assert "awaited from node-a" in (answer.assignment.waiting or "")
 
 
 def test_the_run_that_started_first_has_the_node(federation: Federation) -> None:

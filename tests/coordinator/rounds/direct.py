@@ -186,22 +186,16 @@ class DirectAdmin:
 
     def post(self, path: str, body: Any = None) -> Reply:
         kernel, last = self.alliance.kernel, path.rsplit("/", 1)[-1]
+        if last not in ("revoke", "runs"):
+            return answer(lambda: runs.moved(kernel, "admin", path.split("/")[-2], getattr(runs, last)))
         with kernel.transaction() as session:
             act = Act(session, kernel.clock.now(), "admin")
-            explainer = Explainer(kernel.settings, act.now)
             if last == "revoke":
                 return answer(lambda: self._revoke(act, path.split("/")[-2]))
-            if last == "runs":
-                assert isinstance(body, RunConfig)
-                run_id = runs.create(act, body)
-                return Reply(201, runs.show(session, explainer, run_id).model_dump_json().encode())
-            run_id = path.split("/")[-2]
-
-            def move() -> object:
-                getattr(runs, last)(act, run_id)
-                return runs.show(session, explainer, run_id)
-
-            return answer(move)
+            assert isinstance(body, RunConfig)
+            run_id = runs.create(act, body)
+            shown = runs.show(session, Explainer(kernel.settings, act.now), run_id)
+            return Reply(201, shown.model_dump_json().encode())
 
     def _revoke(self, act: Act, node_id: str) -> object:
         allowed = (NodeStatus.ENROLLED,)
