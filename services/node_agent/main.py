@@ -59,7 +59,8 @@ def run_daemon(
     mailbox: Mailbox | None = None,
 ) -> None:
     """Run the agent of `settings.workdir` until `mailbox.stop()`. Raises `NotEnrolledError`, `AlreadyRunningError`."""
-    clock, retry, mailbox = clock or SystemClock(), retry or RetryPolicy(), mailbox or Mailbox()
+    clock, mailbox = clock or SystemClock(), mailbox or Mailbox()
+    retry = retry or RetryPolicy(cap_s=settings.retry_cap_s)
     identity = load_identity(settings)
     with only_agent(settings.workdir):
         journal = Journal(settings.journal_path, clock)

@@ -24,6 +24,8 @@ class NodeSettings(BaseSettings):
     poll_wait_s: float = Field(default=25.0, ge=0, le=55)
     # The coordinator calls a node late after 90 s without contact; a quarter of that survives three lost messages.
     heartbeat_interval_s: float = Field(default=20.0, gt=0)
+    # The longest pause between two tries: after a night's VPN drop the site is back within half a minute.
+    retry_cap_s: float = Field(default=30.0, gt=0)
     # A training child that hangs (a driver, a dead disk) would hold the round for ever; it is replaced instead.
     training_stall_s: float = Field(default=900.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

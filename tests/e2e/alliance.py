@@ -19,8 +19,10 @@ from hsl_data.phantoms import write_phantom_sat, write_phantom_sites
 from hsl_data.sat import SatFacts
 from hsl_data.site import SiteBinding
 from hsl_model.protocol.config import RunConfig
+from hsl_model.protocol.retry import FailureKind
 from hsl_model.protocol.views import RoundView, RunView
 from node_agent.bindings import BindingFile, write_binding
+from node_agent.coordinator_client import CoordinatorError
 from node_agent.enrol import enrol
 from node_agent.settings import NodeSettings
 
@@ -88,6 +90,7 @@ class Alliance:
     agent_module: str = "node_agent"
     coordinator_module: str = "coordinator"
     hub_module: str = "embedded_hub"
+    trainer_command: str | None = None  # JSON; the product's own if left out
     agent_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by node id
     coordinator_environment: Mapping[str, str] = field(default_factory=dict)
     hub_environment: Mapping[str, str] = field(default_factory=dict)
@@ -98,12 +101,17 @@ class Alliance:
         self.hub_token = secrets.token_urlsafe(32)
         ports = choose_ports(None)
         self.port, self.hub_port, self.hub_admin_port = ports.coordinator, ports.hub, ports.hub_admin
+        self.url_of_agents = self.url
         self.node_ids = tuple(f"site-{number}" for number in range(1, self.num_sites + 1))
         self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}/api/v1",
+            base_url=f"{self.url}/api/v1",
             headers={"Authorization": f"Bearer {self.token}"},
             timeout=30,
         )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "Alliance":
         (self.root / "logs").mkdir(parents=True)
@@ -113,6 +121,9 @@ class Alliance:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
         for service in reversed(self.services.values()):
             if service.process is not None and service.process.poll() is None:
                 service.process.terminate()
@@ -140,8 +151,19 @@ class Alliance:
     def enrol(self, node_id: str) -> None:
         settings = self.settings(node_id)
         code = self.post("/nodes", {"node_id": node_id, "display_name": node_id})["code"]
-        enrol(settings, f"http://127.0.0.1:{self.port}", code)
+        self._enrol(settings, code)
         write_binding(settings, BindingFile(binding=self.binding(node_id), sat_path=self.root / "data/sat.safetensors"))
+
+    def _enrol(self, settings: NodeSettings, code: str) -> None:
+        """As a person does who reads that the line was down: the same command again."""
+        for _ in range(3):
+            try:
+                enrol(settings, self.url_of_agents, code)
+                return
+            except CoordinatorError as error:
+                if error.kind is not FailureKind.CONNECTION:
+                    raise
+        raise AssertionError(f"three times no answer from {self.url_of_agents}")
 
     def binding(self, node_id: str) -> SiteBinding:
         return SiteBinding(
@@ -159,6 +181,8 @@ class Alliance:
             "HSL_NODE_WORKDIR": str(self.root / node_id),
             "HSL_NODE_SNAPSHOT_EVERY_STEPS": "2",
             "HSL_NODE_HEARTBEAT_INTERVAL_S": "1",
+            "HSL_NODE_RETRY_CAP_S": "1",
+            **({} if self.trainer_command is None else {"HSL_NODE_TRAINER_COMMAND": self.trainer_command}),
             **self.agent_environment.get(node_id, {}),
         }
         self._add(node_id, self.agent_module, environment)
@@ -246,7 +270,7 @@ class Alliance:
         service.start()
 
     def _answers(self) -> bool:
-        return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).is_success
+        return httpx.get(f"{self.url}/readyz", timeout=5).is_success
 
     def _hub_environment(self) -> dict[str, str]:
         (self.root / "hub").mkdir(exist_ok=True)

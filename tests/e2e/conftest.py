@@ -6,15 +6,22 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.alliance import Alliance, digests
+from tests.e2e.warm import command, warm_server
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Path]:
+    with warm_server() as path:
+        yield path
 
 
 @pytest.fixture
-def new_alliance(tmp_path: Path) -> Iterator[Callable[..., Alliance]]:
+def new_alliance(tmp_path: Path, warm: Path) -> Iterator[Callable[..., Alliance]]:
     """Makes an alliance in a folder of its own and ends its processes afterwards."""
     made: list[Alliance] = []
 
     def make(**options: object) -> Alliance:
-        alliance = Alliance(tmp_path / f"alliance-{len(made)}", **options)  # type: ignore[arg-type]
+        alliance = Alliance(tmp_path / f"alliance-{len(made)}", trainer_command=command(warm), **options)  # type: ignore[arg-type]
         made.append(alliance)
         return alliance.__enter__()
 
@@ -24,9 +31,9 @@ def new_alliance(tmp_path: Path) -> Iterator[Callable[..., Alliance]]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[str | None]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, warm: Path) -> list[str | None]:
     """The fused digest of every round of an undisturbed run by real processes."""
-    with Alliance(tmp_path_factory.mktemp("undisturbed") / "alliance") as alliance:
+    with Alliance(tmp_path_factory.mktemp("undisturbed") / "alliance", trainer_command=command(warm)) as alliance:
         alliance.start()
         run_id = alliance.create_run()
         alliance.start_run(run_id)

@@ -44,7 +44,7 @@ class RetryPolicy:
     """Exponential backoff with full jitter: delay = u * min(cap_s, base_s * 2**attempt), u drawn from [0.5, 1)."""
 
     base_s: float = 0.5
-    cap_s: float = 30.0  # a site that comes back after a night's VPN drop is noticed within half a minute
+    cap_s: float = 30.0
     max_attempts: int | None = None  # None: transient failures are retried for ever, each one visible to the admin
 
     def delay_s(self, attempt: int, kind: FailureKind, u: float) -> float | None:

@@ -1,6 +1,8 @@
-"""kill -9 of any one process at any phase, started again: the same digest in every round as an undisturbed run."""
+"""kill -9 of any one process at any phase, started again, or a bad line: the digests of an undisturbed run.
 
-import sys
+In one file, so that one worker makes the undisturbed run once.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +10,14 @@ import pytest
 
 from hsl_model.protocol.states import NodePhase
 from tests.e2e.alliance import Alliance, digests
+from tests.e2e.bad_line import CHAINS, RING, BadLine
 from tests.e2e.kill_points import KillPoints, died_at
+from tests.e2e.warm import command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 VICTIM = "site-2"
+SENT_UNTIL_ANSWERED = ("/node/accept", "/node/announce", "/node/fusion")
+SENT_FOR_EVER = ("/node/desired", "/node/heartbeat")
 NewAlliance = Callable[..., Alliance]
 
 
@@ -43,14 +49,12 @@ def test_an_agent_killed_in_every_phase(
 
 
 def test_the_training_child_killed_while_it_trains_and_validates(
-    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path
+    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path, warm: Path
 ) -> None:
     points = ["step:1", "step:3", "step:4", "after:train", "before:validate"]
     markers = tmp_path / "markers"
-    command = f'["{sys.executable}", "-m", "tests.e2e.killed_child"]'
-    alliance = new_alliance(
-        agent_environment={VICTIM: {**KillPoints.environment(points, markers), "HSL_NODE_TRAINER_COMMAND": command}}
-    )
+    killed = {"HSL_NODE_TRAINER_COMMAND": command(warm, "tests.e2e.killed_child")}
+    alliance = new_alliance(agent_environment={VICTIM: {**KillPoints.environment(points, markers), **killed}})
     assert run_disturbed(alliance) == undisturbed
     assert died_at(markers) == {point.replace(":", "_") for point in points}
     assert alliance.services[VICTIM].num_kills == 0, "the daemon survives its child"
@@ -81,3 +85,18 @@ def test_the_hub_killed_while_files_come_and_go(
     alliance = new_alliance(hub_module="tests.e2e.killed_hub", hub_environment=KillPoints.environment(points, markers))
     assert run_disturbed(alliance) == undisturbed
     assert died_at(markers) == {point.replace(":", "_") for point in points}
+
+
+def test_a_line_that_loses_repeats_and_delays_messages_and_replies(
+    new_alliance: NewAlliance, undisturbed: list[str | None]
+) -> None:
+    alliance = new_alliance()
+    with BadLine(alliance.url) as line:
+        alliance.url_of_agents = line.url
+        assert run_disturbed(alliance) == undisturbed
+        alliance.end()
+    chained = {fault for chain in CHAINS for fault in chain}
+    expected = {(kind, fault) for kind in SENT_UNTIL_ANSWERED for fault in chained}
+    expected |= {("/enrol", fault) for fault in CHAINS[0]}
+    expected |= {(kind, fault) for kind in SENT_FOR_EVER for fault in RING}
+    assert expected <= set(line.met), sorted(expected - set(line.met))
