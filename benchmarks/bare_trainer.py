@@ -41,6 +41,7 @@ def answer(request: Message) -> Message:
     if isinstance(request, m.Describe):
         return m.Described(shared=specs(), full=specs())
     if isinstance(request, m.Initialise):
+        request.folder.mkdir(parents=True, exist_ok=True)
         return trained(write_tensors(request.folder / "shared.safetensors", model((0,))), 0)
     if isinstance(request, m.TrainRound):
         work = request.work

@@ -5,6 +5,7 @@ things that can be done with the same bytes: read all inputs into one buffer and
 memory. The fusion reads, computes in float64, writes, hashes what it writes, and makes it durable.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -99,9 +100,10 @@ def _measured(folder: Path, num_nodes: int) -> dict[str, object]:
     before = _peak_bytes()
     fuse(inputs, folder / "fused")
     growth = _peak_bytes() - before
+    numbers = itertools.count()  # a new file each time, as in a round: replacing one would also free the old one's pages
     taken = alternate(
         {
-            "fusion": lambda: fuse(inputs, folder / "fused"),
+            "fusion": lambda: fuse(inputs, folder / f"fused-{next(numbers)}"),
             "read_and_write": _read_and_write(paths, folder / "copy"),
             "memory_copy": _memory_copy(sum(path.stat().st_size for path in paths)),
         },
