@@ -100,7 +100,7 @@ def _measured(folder: Path, num_nodes: int) -> dict[str, object]:
     before = _peak_bytes()
     fuse(inputs, folder / "fused")
     growth = _peak_bytes() - before
-    numbers = itertools.count()  # a new file each time, as in a round: replacing one would also free the old one's pages
+    numbers = itertools.count()  # a new file each time, as in a round: replacing one would free the old one's pages
     taken = alternate(
         {
             "fusion": lambda: fuse(inputs, folder / f"fused-{next(numbers)}"),
