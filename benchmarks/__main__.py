@@ -11,7 +11,7 @@ from benchmarks.record import RESULTS, append
 BENCHMARKS = {
     "fusion": "averaging updates from disk: speed per core, peak memory",
     "training_step": "a step of the published network against two bare ResNet-18 steps",
-    "transfer": "94.9 MB to and from the embedded hub: our exchange against stock Paramiko",
+    "transfer": "94.9 MB to and from hubs near and far: our exchange, OpenSSH's sftp, stock Paramiko",
     "round_overhead": "a round without training against the bare transfers of the same bytes, 2 and 4 nodes",
     "longpoll": "200 to 1,000 nodes in a long poll: all told of a change, other requests meanwhile",
 }

@@ -77,6 +77,17 @@ def num_bytes(value: int) -> str:
     raise AssertionError("unreachable")
 
 
+def bytes_of(done: int, total: int) -> str:
+    """41000000, 95000000 as "41 of 95 MB"."""
+    size, unit = 1, "B"
+    for larger in ("kB", "MB", "GB"):
+        if total < size * 1000:
+            break
+        size, unit = size * 1000, larger
+    digits = 1 if size > 1 and total < 10 * size else 0
+    return f"{done / size:.{digits}f} of {total / size:.{digits}f} {unit}"
+
+
 def seconds(value: float) -> str:
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{value:.1f} s"

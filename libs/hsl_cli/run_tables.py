@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from hsl_cli.output import facts, num_bytes, seconds, table, text
+from hsl_cli.output import bytes_of, facts, num_bytes, seconds, table, text
 from hsl_model.protocol.messages import Progress
 from hsl_model.protocol.states import NodeHealth, ParticipationStatus
 from hsl_model.protocol.views import NodeView, RoundView, RunView
@@ -58,6 +58,15 @@ def rounds_table(rounds: Sequence[RoundView]) -> Table:
     return table("Rounds", columns, rows)
 
 
+def work_table(newest: RoundView) -> Table:
+    """What each member does in the newest round, by its last heartbeat."""
+    rows = [
+        (one.node_id, one.status, one.phase and one.phase.value, progress(one.progress), one.reason)
+        for one in newest.participations
+    ]
+    return table(f"Round {newest.round_number} now", ("node", "status", "phase", "progress", "reason"), rows)
+
+
 def nodes_table(nodes: Sequence[NodeView]) -> Table:
     columns = ("node", "status", "health", "phase", "progress", "waiting for")
     rows = [
@@ -101,13 +110,16 @@ def phase(node: NodeView) -> str | None:
 
 
 def progress(made: Progress | None) -> str | None:
+    """ "41 of 95 MB, 3.2 MB/s, attempt 2"."""
     if made is None:
         return None
-    done = num_bytes(made.done) if made.unit == "bytes" else str(made.done)
-    if made.total is None:
-        return f"{done} {made.unit}"
-    total = num_bytes(made.total) if made.unit == "bytes" else f"{made.total} {made.unit}"
-    return f"{done} of {total}" + (f", attempt {made.attempt}" if made.attempt > 1 else "")
+    rate = None
+    if made.unit == "bytes":
+        done = num_bytes(made.done) if made.total is None else bytes_of(made.done, made.total)
+        rate = None if made.rate_per_s is None else f"{num_bytes(round(made.rate_per_s))}/s"
+    else:
+        done = f"{made.done} {made.unit}" if made.total is None else f"{made.done} of {made.total} {made.unit}"
+    return ", ".join(part for part in (done, rate, f"attempt {made.attempt}" if made.attempt > 1 else None) if part)
 
 
 def short(digest: str | None) -> str | None:

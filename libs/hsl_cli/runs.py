@@ -135,7 +135,8 @@ def show_run(connection: Connection, run_id: RunId, json: JsonFlag = False) -> N
     """Show a run: its members, its rounds, and what it waits for."""
     from hsl_cli.output import plain, print_json, show
     from hsl_cli.paths import run_path
-    from hsl_cli.run_tables import members_table, rounds_table, run_facts
+    from hsl_cli.run_tables import members_table, rounds_table, run_facts, work_table
+    from hsl_model.protocol.states import RoundStatus
     from hsl_model.protocol.views import RoundView, RunView
 
     with connection.open() as coordinator:
@@ -145,7 +146,10 @@ def show_run(connection: Connection, run_id: RunId, json: JsonFlag = False) -> N
         return print_json({"run": plain(run), "rounds": plain(rounds)})
     show(run_facts(run))
     show(members_table(run))
-    return show(rounds_table(rounds))
+    show(rounds_table(rounds))
+    if rounds and rounds[-1].status in (RoundStatus.OPEN, RoundStatus.FUSING):
+        show(work_table(rounds[-1]))
+    return None
 
 
 @app.command()

@@ -6,6 +6,7 @@ believed before it is checked. A pickle cannot pass, whatever its name.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -185,6 +186,11 @@ class TensorsDigest:
         """Of the canonical form, so far."""
         return len(self.header) + self._done
 
+    @property
+    def total_bytes(self) -> int:
+        """Of the canonical form, once all tensors are given."""
+        return len(self.header) + self._total
+
     def hexdigest(self) -> str:
         if self._done != self._total:
             raise ValueError(f"tensors are incomplete: {self._done} of {self._total} bytes were given")
@@ -204,12 +210,14 @@ class TensorFileWriter:
     """Writes a tensor file from front to back; `specs` gives the order in which the tensors are due.
 
     The file appears under its name only in `finish`, durably; leaving the block before that leaves nothing behind.
+    Raises `DiskFullError` where there is no room for all of it, before it begins or when the disk fills up meanwhile.
     """
 
     def __init__(self, path: Path, specs: Sequence[TensorSpec]) -> None:
         self._path = path
         self._digest = TensorsDigest(specs, path)
         self.specs = self._digest.specs
+        durable.check_room(path.parent, self._digest.total_bytes)
         self._temporary = path.with_name(path.name + ".tmp")
         self._file = self._temporary.open("wb")
         self._file.write(self._digest.header)
@@ -220,18 +228,26 @@ class TensorFileWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        try:
+            with self._room():
+                self._file.close()
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
     def write(self, name: str, values: Array) -> None:
         """The next tensor, or the next elements of one (flattened in C order)."""
-        self._file.write(self._digest.update(name, values))
+        with self._room():
+            self._file.write(self._digest.update(name, values))
 
     def finish(self) -> FileFacts:
         sha256 = self._digest.hexdigest()
-        self._file.close()
-        durable.publish(self._temporary, self._path)
+        with self._room():
+            self._file.close()
+            durable.publish(self._temporary, self._path)
         return FileFacts(self._path, sha256, self._digest.num_bytes)
+
+    def _room(self) -> AbstractContextManager[None]:
+        return durable.told_when_full(self._path.parent, self._digest.total_bytes - self._digest.num_bytes)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> FileFacts:

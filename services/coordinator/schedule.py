@@ -1,4 +1,4 @@
-"""The one scheduled job: a tick over the tables, then the hub.
+"""The one scheduled job: a tick over the tables, then the hub, and now and then one folder of it is tidied.
 
 The truth is in the tables, so a tick that is missed, late or cut short costs nothing but time: the next one does it.
 """
@@ -15,6 +15,7 @@ from coordinator.nodes.errors import HubUnreachableError
 from coordinator.rounds.tick import tick
 
 HUB_PAUSE_S = 5.0  # a hub that hangs until its timeout must not hold up every tick
+TIDY_EVERY_S = 600.0  # a hub's disk fills by rounds, not by seconds
 _log = structlog.get_logger(__name__)
 
 
@@ -24,18 +25,31 @@ class Beat:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._hub_again_at = float("-inf")
+        self._tidy_again_at = kernel.clock.monotonic() + TIDY_EVERY_S
+        self._untidy: list[str] = []  # nodes whose folders are still to be looked at
 
     def __call__(self) -> None:
         self._safely("tick", self._tick)
-        if self._kernel.clock.monotonic() >= self._hub_again_at and not self._safely("hub", self._provision):
+        if self._kernel.clock.monotonic() >= self._hub_again_at and not self._safely("hub", self._hub):
             self._hub_again_at = self._kernel.clock.monotonic() + HUB_PAUSE_S
 
     def _tick(self) -> None:
         with self._kernel.transaction() as session:
             tick(session, self._kernel.clock.now())
 
-    def _provision(self) -> None:
+    def _hub(self) -> None:
         provisioning.catch_up(self._kernel)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """One folder a beat: two hundred at once would hold up the next tick."""
+        now_s = self._kernel.clock.monotonic()
+        if now_s >= self._tidy_again_at:
+            self._tidy_again_at = now_s + TIDY_EVERY_S
+            self._untidy = provisioning.all_accounts(self._kernel)
+        if self._untidy:
+            provisioning.tidy(self._kernel, self._untidy[-1])
+            self._untidy.pop()  # after: a hub that was down is asked again
 
     @staticmethod
     def _safely(part: str, work: Callable[[], None]) -> bool:

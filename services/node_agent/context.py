@@ -14,6 +14,7 @@ from node_agent.facts import RoundFacts
 from node_agent.hub_connection import HubConnection
 from node_agent.journal import Journal, PhaseRow
 from node_agent.mailbox import Mailbox
+from node_agent.rate import Rate
 from node_agent.reconcile import Decision, Move, Proceed, Wish, decide
 from node_agent.settings import NodeSettings
 from node_agent.store import Store
@@ -163,13 +164,34 @@ class Watch:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._rate = Rate(context.clock)
+        self._moved: tuple[int, int] | None = None
+        self._shown_at_s = 0.0
 
     def moved(self, done: int, total: int) -> None:
-        attempt = self._context.row.attempt + 1
-        self._context.mailbox.progress = Progress(unit="bytes", done=done, total=total, attempt=attempt)
+        self._rate.add(done)
+        self._moved = (done, total)
+        self._show()
 
     def cancelled(self) -> bool:
+        """Asked once a second also while nothing moves: a line that stands still is shown so."""
+        if self._moved is not None and self._context.clock.monotonic() - self._shown_at_s >= 1.0:
+            self._rate.add(self._moved[0])
+            self._show()
         return not self._context.may_finish()
+
+    def _show(self) -> None:
+        if self._moved is None:
+            return
+        done, total = self._moved
+        self._shown_at_s = self._context.clock.monotonic()
+        self._context.mailbox.progress = Progress(
+            unit="bytes",
+            done=done,
+            total=total,
+            rate_per_s=self._rate.per_s(done),
+            attempt=self._context.row.attempt + 1,
+        )
 
 
 def engine_options(settings: NodeSettings) -> Options:

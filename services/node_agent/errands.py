@@ -5,7 +5,8 @@
     publish a file it keeps   -> upload it, then say so (rule 7)
     peers miss its update     -> upload it again, announce it again
     released rounds           -> delete their files
-    a run that is over        -> delete its work, keep its models; remove half-written files from the hub
+    a run that is over        -> delete its work, keep its models
+    a restart, a late round   -> remove half-written files from the hub that nobody needs any more; also after a run
 
 Every errand can be repeated. One that fails is tried again later by itself and keeps no other from being done.
 """
@@ -21,7 +22,6 @@ import structlog
 from hsl_model.protocol import paths
 from hsl_model.protocol.messages import AcceptRequest, DesiredState, Invitation, PublishedReport, PublishRequest
 from hsl_model.protocol.retry import FailureKind, RetryPolicy
-from hsl_model.protocol.states import NodePhase
 from node_agent.bindings import read_binding, site_source
 from node_agent.consents import Answer, Consent, Consents
 from node_agent.context import Context
@@ -67,6 +67,7 @@ class Errands(threading.Thread):
         self._later: dict[str, _Later] = {}
         self._watch = _QuietWatch(context.mailbox)
         self._done: dict[str, str] = {}  # errand -> version of the desired state it was done for
+        self._tidied: set[str] = set()  # occasions after which the own folder on the hub was looked through
 
     def run(self) -> None:
         box = self._context.mailbox
@@ -131,7 +132,17 @@ class Errands(threading.Thread):
             wanted[f"release {kept}"] = partial(self._release, *kept)
         for run_id in desired.finished_runs:
             wanted[f"finish {run_id}"] = partial(self._finish, run_id)
+        for occasion in self._occasions() - self._tidied:
+            wanted[f"tidy the hub after {occasion}"] = partial(self._tidy, occasion)
         return wanted
+
+    def _occasions(self) -> set[str]:
+        """When an upload may have been given up half-way."""
+        facts = self._context.journal.current().facts
+        found = {"a restart"} if self._context.journal.boot_number > 1 else set()
+        if facts is not None and facts.left_out is not None and facts.update is not None:
+            found.add(f"round {facts.round_number} of {facts.run_id}, which went on without this node")
+        return found
 
     # --- consents ----------------------------------------------------------------------------------------------------
 
@@ -232,16 +243,32 @@ class Errands(threading.Thread):
         context.store.finish_run(run_id)
         folder = context.settings.run_folder(run_id)
         if folder.exists():
-            self._remove_remote_parts(row.phase)
+            self._remove_remote_parts()
             shutil.rmtree(folder)
         return True
 
-    def _remove_remote_parts(self, phase: NodePhase) -> None:
-        """Half-written files of ours on the hub, unless one is being written right now."""
-        if phase is NodePhase.UPLOADING:
-            return
+    def _tidy(self, occasion: str) -> bool:
+        self._remove_remote_parts()
+        self._tidied.add(occasion)
+        return True
+
+    def _remove_remote_parts(self) -> None:
+        """Half-written files of ours on the hub that nothing in the journal speaks of.
+
+        One that the main loop begins to write in this very moment is, at worst, written again.
+        """
         hub = self._context.hub.get()
         for path in hub.list_own():
             found = paths.parse(path)
-            if isinstance(found, paths.TensorPath) and found.is_part:
+            if isinstance(found, paths.TensorPath) and found.is_part and found.sha256 not in self._may_be_uploaded():
                 hub.remove(path)
+                logger.info("a half-written file was removed from the hub", sha256=found.sha256)
+
+    def _may_be_uploaded(self) -> frozenset[str]:
+        facts = self._context.journal.current().facts
+        kept = self._context.store.kept()
+        if facts is None:
+            return kept
+        if facts.left_out is not None and facts.update is not None and facts.accepted_sha256 != facts.update.sha256:
+            kept -= {facts.update.sha256}
+        return kept | ({facts.signed.sha256} if facts.signed is not None else frozenset())

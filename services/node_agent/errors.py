@@ -9,6 +9,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsl_model.durable import FULL, DiskFullError
 from hsl_model.protocol.errors import CheckpointError, HslError, ManifestError
 from hsl_model.protocol.retry import FailureKind
 
@@ -136,9 +137,6 @@ class TrainerFailedError(AgentError):
         self.reported_code = reported_code
 
 
-_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
 def failure_of(error: Exception) -> Failure:
     """Kind, stable code and sentence of any error a phase may raise. Foreign text never gets into the sentence."""
     if isinstance(error, HslError):
@@ -156,14 +154,18 @@ def failure_of(error: Exception) -> Failure:
 
 
 def _kind_of(error: HslError) -> FailureKind:
+    if isinstance(error, DiskFullError):
+        return FailureKind.SPACE
     return FailureKind.REJECTED if isinstance(error, CheckpointError | ManifestError) else FailureKind.BUG
 
 
 def _failure_of_os(error: OSError) -> Failure:
     what = errno.errorcode.get(error.errno or 0, "unknown error")
     name = Path(error.filename).name if isinstance(error.filename, str) else "a file"
-    if error.errno in _SPACE:
-        return Failure(FailureKind.SPACE, "no_space", "No space is left in the agent's folder; free some.")
+    if error.errno in FULL:
+        return Failure(
+            FailureKind.SPACE, DiskFullError.code, "The disk of the agent's folder is full; free some of it."
+        )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         sentence = f"The agent may not use {name} in its folder ({what}); check owner and permissions."
         return Failure(FailureKind.DENIED, "folder_denied", sentence)

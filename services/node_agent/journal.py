@@ -182,6 +182,12 @@ class Journal:
             return int(connection.execute("SELECT boot_number FROM agent WHERE id = 1").fetchone()[0])
 
     @property
+    def boot_number(self) -> int:
+        """Of this start; 1 where the agent has never run before."""
+        with self._lock:
+            return int(self._connection.execute("SELECT boot_number FROM agent WHERE id = 1").fetchone()[0])
+
+    @property
     def paused(self) -> bool:
         """Whether the site's admin has paused training here."""
         with self._lock:

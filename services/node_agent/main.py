@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +36,7 @@ from node_agent.errands import Errands
 from node_agent.errors import AlreadyRunningError
 from node_agent.exchange import open_exchange
 from node_agent.exchange.base import Exchange
+from node_agent.exchange.pace import Pace
 from node_agent.heartbeat import HeartbeatThread
 from node_agent.hub_connection import HubConnection
 from node_agent.journal import Journal
@@ -53,7 +55,7 @@ def run_daemon(
     *,
     clock: Clock | None = None,
     phases: Mapping[NodePhase, PhaseFunction] = PHASES,
-    exchange_factory: ExchangeFactory = open_exchange,
+    exchange_factory: ExchangeFactory | None = None,
     http_transport: httpx.BaseTransport | None = None,
     retry: RetryPolicy | None = None,
     mailbox: Mailbox | None = None,
@@ -66,7 +68,7 @@ def run_daemon(
         journal = Journal(settings.journal_path, clock)
         agent = _Agent(settings, identity, journal, clock, retry, mailbox)
         try:
-            agent.run(phases, exchange_factory, http_transport)
+            agent.run(phases, exchange_factory or paced_exchange(settings, clock), http_transport)
         finally:
             journal.close()
 
@@ -87,6 +89,7 @@ class _Agent:
         self._clock, self._retry, self._mailbox = clock, retry, mailbox
         self._ledger = EgressLedger(journal, clock)
         self._store = Store(settings.workdir / "store", journal)
+        self._store.remove_orphans()
         self._boot = Boot(journal.next_boot(), secrets.token_hex(16))
         mailbox.paused = journal.paused
 
@@ -144,6 +147,16 @@ class _Agent:
             hub=hub,
             row=self._journal.current(),
         )
+
+
+def paced_exchange(settings: NodeSettings, clock: Clock) -> ExchangeFactory:
+    """Exchanges that keep the site's limits together: the round's and that of the errands beside it."""
+    pace = Pace(
+        clock,
+        max_upload_bytes_per_s=settings.max_upload_bytes_per_s,
+        max_download_bytes_per_s=settings.max_download_bytes_per_s,
+    )
+    return partial(open_exchange, pace=pace)
 
 
 @contextmanager

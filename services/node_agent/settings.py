@@ -28,6 +28,9 @@ class NodeSettings(BaseSettings):
     retry_cap_s: float = Field(default=30.0, gt=0)
     # A training child that hangs (a driver, a dead disk) would hold the round for ever; it is replaced instead.
     training_stall_s: float = Field(default=900.0, gt=0)
+    # Transfers must not take the line that the clinic works with. Below 16 KiB/s a model would take hours.
+    max_upload_bytes_per_s: int | None = Field(default=None, ge=16_384, description="None: as fast as the line is")
+    max_download_bytes_per_s: int | None = Field(default=None, ge=16_384, description="None: as fast as the line is")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

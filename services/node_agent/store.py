@@ -13,7 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from hsl_model.checkpoint import FileFacts, sha256_file
-from hsl_model.durable import publish
+from hsl_model.durable import check_room, publish, told_when_full
+from node_agent.exchange.base import local_part
 from node_agent.journal import Journal
 
 
@@ -81,7 +82,9 @@ class Store:
             try:
                 os.link(made.path, temporary)
             except OSError:  # a file system without hard links
-                shutil.copyfile(made.path, temporary)
+                check_room(self.folder, made.num_bytes)
+                with told_when_full(self.folder, made.num_bytes):
+                    shutil.copyfile(made.path, temporary)
             publish(temporary, self.path(made.sha256))
         self._checked.add(made.sha256)
 
@@ -143,9 +146,23 @@ class Store:
 
     def remove_parts(self) -> None:
         """Delete half-finished files. Only while nothing is being downloaded."""
-        for path in self.folder.iterdir():
-            if path.suffix != ".safetensors":
+        for path in self._unfinished():
+            path.unlink(missing_ok=True)
+
+    def remove_orphans(self) -> None:
+        """Delete half-finished files that nothing here speaks of; a download that goes on keeps what it has."""
+        kept = self.kept()
+        for path in self._unfinished():
+            if path.suffix != ".part" or path.name.partition(".")[0] not in kept:
                 path.unlink(missing_ok=True)
+
+    def kept(self) -> frozenset[str]:
+        """Digests of all files there is a reason to keep, here or still on their way."""
+        with self._journal.transaction() as connection:
+            return frozenset(row["sha256"] for row in connection.execute("SELECT sha256 FROM kept_files"))
+
+    def _unfinished(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.suffix != ".safetensors"]
 
     def _files(self, run_id: str) -> list[KeptFile]:
         with self._journal.transaction() as connection:
@@ -168,7 +185,10 @@ class Store:
         for sha256 in sorted(candidates):
             with self._journal.transaction() as connection:
                 wanted = connection.execute("SELECT 1 FROM kept_files WHERE sha256 = ?", (sha256,)).fetchone()
-                if wanted is None and self.has(sha256):
+                if wanted is not None:
+                    continue
+                local_part(self.path(sha256)).unlink(missing_ok=True)
+                if self.has(sha256):
                     self.discard(sha256)
                     num_deleted += 1
         return num_deleted

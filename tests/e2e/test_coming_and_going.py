@@ -46,9 +46,7 @@ def test_a_site_that_was_away_with_an_empty_disk_and_a_late_joiner_are_in_again(
         if path.name not in OF_THE_SITE:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     alliance.start_agent(GOES)
-    alliance.wait_until(
-        lambda: is_duplicate(alliance, GOES), "it to be taken for another agent"
-    )
+    alliance.wait_until(lambda: is_duplicate(alliance, GOES), "it to be taken for another agent")
     alliance.post(f"/nodes/{GOES}/release")
     alliance.wait_until(lambda: alliance.accept(JOINS, run_id), f"{JOINS} to accept")
     alliance.wait_until(

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from hsl_model.protocol.states import RunStatus
+from hsl_cli.run_tables import progress
+from hsl_model.protocol.messages import Progress
+from hsl_model.protocol.states import NodePhase, ParticipationStatus, RoundStatus, RunStatus
 from tests.hsl_cli.helpers import FakeService, a_config, a_node, a_participation, a_round, a_run, digest, problem
 
 Hsl = Callable[..., Result]
@@ -141,6 +143,39 @@ def test_show_has_members_and_rounds(admin: Hsl, coordinator: FakeService) -> No
     shown = admin("run", "show", "run-0000aaaa").stdout
     assert "cccccccccccc" in shown
     assert "3 + 7" in shown
+
+
+def test_show_says_how_far_each_member_of_the_open_round_is(admin: Hsl, coordinator: FakeService) -> None:
+    uploading = a_participation(
+        "site-1",
+        None,
+        status=ParticipationStatus.UPLOADING,
+        phase=NodePhase.UPLOADING,
+        progress=Progress(unit="bytes", done=41_000_000, total=95_000_000, rate_per_s=3_200_000.0, attempt=2),
+    )
+    coordinator.on("GET", RUN, a_run())
+    coordinator.on_page(f"{RUN}/rounds", a_round(1, uploading, fused=None, status=RoundStatus.OPEN))
+    shown = admin("run", "show", "run-0000aaaa").stdout
+    assert "41 of 95 MB, 3.2 MB/s, attempt 2" in shown
+    one = json.loads(admin("run", "show", "run-0000aaaa", "--json").stdout)["rounds"][0]["participations"][0]
+    assert (one["phase"], one["progress"]["rate_per_s"]) == ("uploading", 3_200_000.0)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (Progress(unit="bytes", done=0, total=95_000_000), "0 of 95 MB"),
+        (Progress(unit="bytes", done=500, total=999), "500 of 999 B"),
+        (Progress(unit="bytes", done=1_234_567, total=2_000_000, rate_per_s=0.0), "1.2 of 2.0 MB, 0 B/s"),
+        (Progress(unit="bytes", done=500_000, total=3_000_000_000, rate_per_s=12.0), "0.0 of 3.0 GB, 12 B/s"),
+        (Progress(unit="bytes", done=2_000), "2.0 kB"),
+        (Progress(unit="steps", done=3, total=9, attempt=3), "3 of 9 steps, attempt 3"),
+        (Progress(unit="files", done=3), "3 files"),
+        (None, None),
+    ],
+)
+def test_progress_in_words(made: Progress | None, said: str | None) -> None:
+    assert progress(made) == said
 
 
 def test_watch_ends_with_the_run(admin: Hsl, coordinator: FakeService) -> None:

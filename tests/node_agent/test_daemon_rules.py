@@ -1,6 +1,7 @@
 """The rules of a round, seen from one agent: pause, stop, late, plan versions, refusals, files that vanish."""
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,18 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from hsl_model.durable import RESERVE_BYTES
 from hsl_model.protocol.messages import PublishRequest
 from hsl_model.protocol.paths import manifest_path, tensor_path
+from hsl_model.protocol.retry import FailureKind
 from hsl_model.protocol.states import NodePhase, RunStatus
+from node_agent.exchange.base import ExchangeError, TransferWatch
+from node_agent.exchange.directory import DirectoryExchange
 from node_agent.journal import Journal
 from node_agent.model_card import read_model_card
 from tests.node_agent.alliance import AGENT, PEER, RUN, Alliance, make_config
 from tests.node_agent.helpers import Hospital
+from tests.small_disk import MB, fill, small_disk
 
 THIRD = "hospital-c"
 GOOD = {"weight": np.ones(4, np.float32), "counter": np.array(1, np.int64)}
@@ -452,6 +458,150 @@ def test_released_rounds_are_deleted_and_kept_ones_stay(tmp_path: Path) -> None:
     assert "round-0002.json" not in cards
 
 
+def test_after_a_restart_orphan_parts_go_here_and_on_the_hub(scene: Scene) -> None:
+    """Of what nothing in the journal speaks; the part of the round's own update would be gone on with."""
+    scene.hold.touch()
+    with scene.hospital.running():
+        scene.until_training()
+    orphan = scene.alliance.hub / f"nodes/{AGENT}/{'a' * 64}.part"
+    orphan.write_bytes(b"half")
+    here = scene.hospital.settings.workdir / f"store/{'b' * 64}.safetensors.part"
+    here.write_bytes(b"half")
+    initial = scene.alliance.initial
+    assert initial is not None
+    wanted = scene.alliance.hub / f"nodes/{AGENT}/{initial.file_sha256}.part"  # a file this node keeps: being published
+    wanted.write_bytes(b"half")
+    with scene.hospital.running():
+        scene.until_training()
+        scene.hospital.wait(lambda: not orphan.exists())
+        assert not here.exists()
+        assert wanted.exists()
+
+
+def test_the_half_written_update_of_a_late_node_goes_from_the_hub(scene: Scene) -> None:
+    """Its line kept breaking; then the plan froze without it, and there was no next try."""
+    begun: list[str] = []
+
+    class Breaking(DirectoryExchange):
+        def put_tensors(self, source: Path, node_id: str, sha256: str, watch: TransferWatch) -> None:
+            if scene.alliance.round.number == 0:
+                return super().put_tensors(source, node_id, sha256, watch)
+            (scene.alliance.hub / f"nodes/{AGENT}/{sha256}.part").write_bytes(b"half")
+            begun.append(sha256)
+            raise ExchangeError(kind=FailureKind.CONNECTION, doing="Publishing")
+
+    with scene.hospital.running(exchange_factory=lambda *_: Breaking(scene.alliance.hub, AGENT)):
+        scene.hospital.wait(lambda: begun)
+        with scene.alliance.changed:
+            scene.alliance._freeze(1)
+            scene.alliance.round.excluded = "late"
+            scene.alliance._bump()
+        scene.until_finished()
+        parts = [scene.alliance.hub / f"nodes/{AGENT}/{sha256}.part" for sha256 in begun]
+        scene.hospital.wait(lambda: not any(part.exists() for part in parts))
+
+
+def test_the_status_says_how_fast_an_upload_is_and_that_its_line_stands_still(scene: Scene) -> None:
+    """By the site's own clock, over the last seconds; the heartbeat carries the same."""
+    done, step = threading.Event(), threading.Event()
+
+    class Slow(DirectoryExchange):
+        def put_tensors(self, source: Path, node_id: str, sha256: str, watch: TransferWatch) -> None:
+            if scene.alliance.round.number == 1:
+                watch.moved(40_000_000, 95_000_000)  # resumed here
+                step.wait(1.2)
+                watch.moved(46_000_000, 95_000_000)
+                while not done.wait(0.05):
+                    assert not watch.cancelled()
+            super().put_tensors(source, node_id, sha256, watch)
+
+    def progress() -> dict[str, Any]:
+        return site.get("/status").json()["progress"] or {"rate_per_s": None}
+
+    with (
+        scene.hospital.running(exchange_factory=lambda *_: Slow(scene.alliance.hub, AGENT)),
+        scene.hospital.site() as site,
+    ):
+        try:
+            scene.hospital.wait(lambda: progress()["rate_per_s"])
+            first = progress()
+            assert (first["unit"], first["done"], first["total"]) == ("bytes", 46_000_000, 95_000_000)
+            assert 0 < first["rate_per_s"] <= 5_000_000
+            scene.hospital.wait(lambda: progress()["rate_per_s"] == 0)
+        finally:
+            done.set()
+        scene.until_finished()
+
+
+# --- fetching while waiting ----------------------------------------------------------------------------------------
+
+
+def test_what_peers_announced_is_here_before_the_plan_freezes(tmp_path: Path) -> None:
+    """And is not fetched again: the hub may even have lost it by then."""
+    scene = Scene(tmp_path, PEER, THIRD)
+    scene.alliance.freezes = False
+    with scene.hospital.running():
+        scene.alliance.wait(lambda: AGENT in scene.alliance.round.updates)
+        scene.alliance.change(freezes=True)  # round 0
+        scene.alliance.wait(lambda: scene.alliance.round.number == 1)
+        scene.alliance.change(freezes=False)
+        scene.alliance.wait(lambda: AGENT in scene.alliance.round.updates and scene.alliance.round.number == 1)
+        peers = {node: scene.alliance.round.updates[node].manifest.update_sha256 for node in (PEER, THIRD)}
+        store = scene.hospital.settings.workdir / "store"
+        scene.hospital.wait(lambda: all((store / f"{sha256}.safetensors").exists() for sha256 in peers.values()))
+        scene.hospital.wait(lambda: scene.hospital.row().phase is NodePhase.WAITING)
+        hidden = {node: scene.on_hub(node, sha256) for node, sha256 in peers.items()}
+        content = {path: path.read_bytes() for path in hidden.values()}
+        for path in hidden.values():
+            path.unlink()
+        got: list[str] = []
+        scene.alliance.fault = lambda when, path: got.append(path) if path.endswith("/refusals") else None
+        with scene.alliance.changed:
+            scene.alliance._freeze(1)
+            scene.alliance._bump()
+        scene.alliance.wait(lambda: scene.alliance.round.reports)
+        assert got == []  # nothing was missed
+        for path, data in content.items():
+            path.write_bytes(data)
+        scene.until_finished()
+
+
+@pytest.mark.parametrize("damage", ["wrong bytes", "signed by another", "not in the plan"])
+def test_what_was_fetched_early_is_verified_like_everything_else(tmp_path: Path, damage: str) -> None:
+    """An announcement is nobody's word but the coordinator's; only the plan and the manifest it names count."""
+    scene = Scene(tmp_path, PEER, THIRD)
+    alliance = scene.alliance
+    alliance.peers_announce = False
+    with scene.hospital.running():
+        alliance.wait(lambda: alliance.round.number == 1)
+        with alliance.changed:
+            alliance.freezes = False
+            alliance.round.updates[PEER] = alliance.put(PEER, GOOD, 1)
+            if damage == "signed by another":
+                alliance.keys[THIRD], kept = Ed25519PrivateKey.generate(), alliance.keys[THIRD]
+            third = alliance.round.updates[THIRD] = alliance.put(THIRD, {name: 2 * GOOD[name] for name in GOOD}, 1)
+            if damage == "signed by another":
+                alliance.keys[THIRD] = kept
+            alliance._bump()
+        early = scene.hospital.settings.workdir / f"store/{third.manifest.update_sha256}.safetensors"
+        scene.hospital.wait(lambda: early.exists() and scene.hospital.row().phase is NodePhase.WAITING)
+        if damage == "wrong bytes":
+            size = early.stat().st_size
+            early.write_bytes(b"x" * size)  # rot on our own disk, noticed before it is fused: read again from the hub
+        with alliance.changed:
+            if damage == "not in the plan":
+                del alliance.round.updates[THIRD]
+            alliance._freeze(1)
+            alliance._bump()
+        if damage == "signed by another":
+            alliance.wait(lambda: alliance.asked("/refusals"))
+            assert alliance.asked("/refusals")[-1]["owner"] == THIRD
+            assert alliance.round.reports == []
+            alliance.new_plan(without=(THIRD,))
+        scene.until_finished()
+    assert alliance.asked("/rounds/1/fusion")[-1]["fused_digest"] == alliance.history[1]
+
+
 # --- what fails and comes back ---------------------------------------------------------------------------------------
 
 
@@ -542,6 +692,25 @@ def test_a_journal_that_cannot_be_written_is_tried_again(scene: Scene, monkeypat
     with scene.hospital.running():
         scene.until_finished()
     assert next(failures, None) is None
+
+
+def test_a_full_disk_is_said_with_what_to_free_and_the_round_goes_on(tmp_path: Path) -> None:
+    """Transient, with a time of the next try; never a crash, and nothing is lost."""
+    with small_disk(tmp_path / "a", RESERVE_BYTES + 20 * MB) as disk:
+        scene = Scene(tmp_path)
+        scene.hold.touch()
+        with scene.hospital.running(), scene.hospital.site() as site:
+            scene.until_training()
+            ballast = fill(disk, leave=RESERVE_BYTES // 2)
+            scene.hold.unlink()
+            scene.hospital.wait(lambda: scene.hospital.row().failure is not None)
+            row = scene.hospital.row()
+            assert row.failure is not None
+            assert (row.failure.code, row.phase) == ("no_space", NodePhase.UPLOADING)
+            assert row.retry_at is not None
+            assert "Free at least" in site.get("/status").json()["explanation"]
+            ballast.unlink()
+            scene.until_finished()
 
 
 def test_a_node_that_deviated_starts_from_the_ledgers_model_and_shows_that_one(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 import errno
 import sqlite3
+from pathlib import Path
 
 import pytest
 
+from hsl_model.durable import DiskFullError
 from hsl_model.protocol.errors import CheckpointError, ConfigError, ManifestError
 from hsl_model.protocol.retry import FailureKind
 from node_agent.coordinator_client import CoordinatorError
@@ -30,6 +32,7 @@ from node_agent.errors import (
         (CoordinatorError(FailureKind.DENIED, "node_revoked", "y"), FailureKind.DENIED, "node_revoked"),
         (OSError(errno.ENOSPC, "full"), FailureKind.SPACE, "no_space"),
         (OSError(errno.EDQUOT, "full"), FailureKind.SPACE, "no_space"),
+        (DiskFullError(Path("/"), 95_000_000), FailureKind.SPACE, "no_space"),
         (PermissionError(errno.EACCES, "no", "/secret/place/key"), FailureKind.DENIED, "folder_denied"),
         (OSError(errno.EIO, "broken"), FailureKind.LIMIT, "io_error"),
         (sqlite3.OperationalError("disk I/O error, Doe"), FailureKind.SPACE, "journal_unavailable"),

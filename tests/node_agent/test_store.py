@@ -6,6 +6,7 @@ import pytest
 
 from hsl_model.checkpoint import FileFacts, write_tensors
 from hsl_model.protocol.clock import ManualClock
+from node_agent.exchange.base import local_part
 from node_agent.journal import Journal
 from node_agent.store import FileKind, KeptFile, Store
 
@@ -106,6 +107,27 @@ def test_parts_are_removed_and_files_are_not(store: Store) -> None:
     (store.folder / "x.part").write_bytes(b"half")
     store.remove_parts()
     assert [path.name for path in store.folder.iterdir()] == [f"{sha256}.safetensors"]
+
+
+def test_orphan_parts_go_and_those_of_a_download_that_goes_on_stay(store: Store) -> None:
+    whole, wanted, stranger = take(store, 1.0, 1), "a" * 64, "b" * 64
+    store.keep(KeptFile(wanted, RUN, 2, FileKind.UPDATE, 100))
+    for sha256 in (wanted, stranger):
+        local_part(store.path(sha256)).write_bytes(b"half")
+    (store.folder / f"{wanted}.new").write_bytes(b"half a copy")
+    store.remove_orphans()
+    assert {path.name for path in store.folder.iterdir()} == {f"{whole}.safetensors", f"{wanted}.safetensors.part"}
+
+
+def test_the_part_of_a_released_file_goes_with_its_reason(store: Store) -> None:
+    released, kept = "a" * 64, "b" * 64
+    for sha256, round_number in ((released, 1), (kept, 5)):
+        store.keep(KeptFile(sha256, RUN, round_number, FileKind.UPDATE, 100))
+        local_part(store.path(sha256)).write_bytes(b"half")
+    assert store.release(RUN, 5, keep=()) == 0  # no whole file
+    assert [path.name for path in store.folder.iterdir()] == [f"{kept}.safetensors.part"]
+    store.finish_run(RUN)
+    assert list(store.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", FileKind)

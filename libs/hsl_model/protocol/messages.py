@@ -144,7 +144,9 @@ class Progress(Message):
     unit: Literal["bytes", "steps", "files"]
     done: int = Field(ge=0)
     total: int | None = Field(default=None, ge=0)
-    rate_per_s: float | None = None
+    rate_per_s: float | None = Field(
+        default=None, ge=0, description="of `unit`, over the last seconds; None: not known"
+    )
     attempt: int = Field(default=1, ge=1)
 
 

@@ -97,6 +97,8 @@ class ParticipationView(Message):
     plan_version: int | None = Field(description="of the plan the fusion report speaks of")
     validation: ValidationMetrics | None
     costs: RoundCosts | None
+    phase: NodePhase | None = Field(default=None, description="of the node's agent, while it works on this round")
+    progress: Progress | None = Field(default=None, description="how far that phase is")
 
 
 class RoundView(Message):

@@ -6,6 +6,7 @@ from coordinator.hub.admin import HubAdmin, HubAdminError
 from coordinator.kernel import Kernel
 from coordinator.nodes import repository
 from coordinator.nodes.errors import HubUnreachableError
+from coordinator.rounds import retention
 from hsl_model.protocol.messages import HubAddress
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +45,28 @@ def catch_up(kernel: Kernel) -> None:
         make_account(kernel.hub, node_id, ssh_public_key)
         with kernel.transaction() as session:
             repository.note_account(session, node_id, ssh_public_key, kernel.clock.now())
+
+
+def all_accounts(kernel: Kernel) -> list[str]:
+    """Every node that has, or had, a folder on the hub."""
+    with kernel.snapshot() as session:
+        return repository.ever_enrolled(session)
+
+
+def tidy(kernel: Kernel, node_id: str) -> None:
+    """Delete from a node's folder what retention releases. Done twice is done once; raises `HubUnreachableError`."""
+    try:
+        names = [file.name for file in kernel.hub.list(node_id)]
+        with kernel.snapshot() as session:
+            free = retention.released(session, node_id, names)
+        if not free:
+            return
+        kernel.hub.release(node_id, free)
+    except HubAdminError as error:
+        raise _unreachable(node_id, error) from error
+    with kernel.transaction() as session:
+        retention.forget(session, node_id, free, kernel.clock.now())
+    _log.info("hub_tidied", node_id=node_id, num_files=len(free))
 
 
 def _unreachable(node_id: str, error: HubAdminError) -> HubUnreachableError:

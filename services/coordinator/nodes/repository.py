@@ -1,14 +1,16 @@
 """Reading and finding nodes. Changes of status go through `kit.guard`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, select, update
+from sqlalchemy import ColumnElement, Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.settings import CoordinatorSettings
 from coordinator.tables import NodeRow
-from hsl_model.protocol.states import NodeHealth, NodeStatus
+from hsl_model.protocol.messages import Progress
+from hsl_model.protocol.states import NodeHealth, NodePhase, NodeStatus
 
 
 def find(session: Session, node_id: str, *, lock: bool = False) -> NodeRow | None:
@@ -46,6 +48,27 @@ def _has_health(health: NodeHealth, now: datetime, settings: CoordinatorSettings
             return seen < lost
 
 
+@dataclass(frozen=True)
+class Doing:
+    """What a node's agent does in a round, by its last heartbeat."""
+
+    phase: NodePhase
+    progress: Progress | None
+
+
+def doing(session: Session, run_id: str, round_number: int) -> dict[str, Doing]:
+    """Of every node whose agent works on that round."""
+    found = session.execute(
+        select(NodeRow.node_id, NodeRow.phase, NodeRow.progress).where(
+            NodeRow.run_id == run_id, NodeRow.round_number == round_number, NodeRow.phase.is_not(None)
+        )
+    )
+    return {
+        node_id: Doing(NodePhase(phase), None if progress is None else Progress.model_validate(progress))
+        for node_id, phase, progress in found
+    }
+
+
 def awaiting_account(session: Session) -> Sequence[NodeRow]:
     """Enrolled nodes whose folder and key the hub has not confirmed."""
     query = select(NodeRow).where(NodeRow.status == NodeStatus.ENROLLED.value, NodeRow.hub_ready_at.is_(None))
@@ -56,6 +79,14 @@ def awaiting_cut(session: Session) -> Sequence[NodeRow]:
     """Revoked nodes that the hub has not confirmed as cut."""
     query = select(NodeRow).where(NodeRow.status == NodeStatus.REVOKED.value, NodeRow.hub_cut_at.is_(None))
     return session.scalars(query.order_by(NodeRow.node_id)).all()
+
+
+def ever_enrolled(session: Session) -> list[str]:
+    """Nodes with a folder on the hub: revoked ones are read only once the hub has confirmed that they are cut."""
+    query = select(NodeRow.node_id).where(
+        or_(NodeRow.hub_cut_at.is_not(None), NodeRow.status == NodeStatus.ENROLLED.value)
+    )
+    return list(session.scalars(query.order_by(NodeRow.node_id)))
 
 
 def note_account(session: Session, node_id: str, ssh_public_key: str | None, now: datetime) -> None:

@@ -6,6 +6,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from coordinator.kit.problems import NotFoundError
+from coordinator.nodes import repository as nodes
 from coordinator.rounds import repository
 from coordinator.rounds.explain import Explainer
 from coordinator.rounds.facts import LIVE_RUN, RunFacts, report_of
@@ -44,6 +45,7 @@ class RoundViews:
         plan = None if row.plan is None else FusionPlan.model_validate(row.plan)
         weights = {entry.node_id: entry.weight for entry in plan.entries} if plan else {}
         members = self._session.scalars(repository.participations_of(row.run_id, row.round_number))
+        doing = nodes.doing(self._session, row.run_id, row.round_number) if is_newest else {}
         return RoundView(
             run_id=row.run_id,
             round_number=row.round_number,
@@ -54,7 +56,9 @@ class RoundViews:
             fused_digest=row.fused_digest,
             fused_file_sha256=row.fused_file_sha256,
             mean_auc=row.mean_auc,
-            participations=tuple(_participation(one, weights.get(one.node_id)) for one in members),
+            participations=tuple(
+                _participation(one, weights.get(one.node_id), doing.get(one.node_id)) for one in members
+            ),
             opened_at=row.opened_at,
             frozen_at=row.frozen_at,
             completed_at=row.completed_at,
@@ -74,7 +78,7 @@ def deadline_in_s(facts: RunFacts, now: datetime) -> float | None:
     return max(0.0, (deadline_at - (facts.run.paused_at or now)).total_seconds())
 
 
-def _participation(row: ParticipationRow, weight: float | None) -> ParticipationView:
+def _participation(row: ParticipationRow, weight: float | None, doing: nodes.Doing | None) -> ParticipationView:
     said = report_of(row)
     metrics = None if row.manifest is None else UpdateMetrics.model_validate(row.manifest["manifest"]["metrics"])
     return ParticipationView(
@@ -90,4 +94,6 @@ def _participation(row: ParticipationRow, weight: float | None) -> Participation
         plan_version=said.plan_version if said else None,
         validation=said.validation if said else None,
         costs=said.costs if said else None,
+        phase=doing.phase if doing else None,
+        progress=doing.progress if doing else None,
     )

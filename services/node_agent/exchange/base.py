@@ -12,6 +12,7 @@ says of a file is believed only when its bytes have the expected SHA-256.
 from pathlib import Path
 from typing import Protocol
 
+from hsl_model.durable import check_room
 from hsl_model.protocol import paths
 from hsl_model.protocol.errors import HslError, RemotePathError
 from hsl_model.protocol.retry import FailureKind
@@ -30,8 +31,8 @@ class TransferWatch(Protocol):
 
 
 class Exchange(Protocol):
-    """Used by one thread. All methods raise `ExchangeError` for what the hub or the line does; errors of the local
-    disk stay `OSError`, and names outside the layout are `RemotePathError`."""
+    """Used by one thread. All methods raise `ExchangeError` for what the hub or the line does. Errors of the local
+    disk stay `OSError`, a full one is `DiskFullError`; names outside the layout are `RemotePathError`."""
 
     def put_tensors(self, source: Path, node_id: str, sha256: str, watch: TransferWatch) -> None:
         """Publish `source`, whose digest is `sha256`, in the node's own folder."""
@@ -114,9 +115,31 @@ def known_paths(node_id: str, names: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+class Room:
+    """Is there room for the rest of a download? Looked at before it begins and with every `LOOK_EVERY` bytes."""
+
+    LOOK_EVERY = 4 * MIB
+
+    def __init__(self, folder: Path, num_bytes: int) -> None:
+        self._folder = folder
+        self._num_bytes = num_bytes
+        self._look_at = 0
+
+    def check(self, done: int) -> None:
+        """Raises `DiskFullError`."""
+        if done >= self._look_at:
+            self._look_at = done + self.LOOK_EVERY
+            check_room(self._folder, self._num_bytes - done)
+
+
 def local_part(target: Path) -> Path:
     """Where a download grows before it is complete."""
     return target.with_name(f"{target.name}.part")
+
+
+def part_bytes(part: Path) -> int:
+    """How much of a download is here already, and takes its room."""
+    return part.stat().st_size if part.exists() else 0
 
 
 def upload_offset(size: int, total: int) -> int:

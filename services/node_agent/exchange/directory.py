@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hsl_model.checkpoint import sha256_file
-from hsl_model.durable import publish
+from hsl_model.durable import publish, told_when_full
 from hsl_model.protocol import paths
 from hsl_model.protocol.manifest import MAX_MANIFEST_BYTES
 from hsl_model.protocol.retry import FailureKind
@@ -15,11 +15,13 @@ from node_agent.errors import Interrupted
 from node_agent.exchange.base import (
     MIB,
     ExchangeError,
+    Room,
     TransferWatch,
     known_paths,
     local_part,
     own_manifest_path,
     own_path,
+    part_bytes,
 )
 
 
@@ -61,7 +63,8 @@ class DirectoryExchange:
             watch.moved(num_bytes, num_bytes)
             return
         part = local_part(target)
-        with self._open(paths.tensor_path(node_id, sha256), doing) as reader:
+        Room(part.parent, num_bytes).check(part_bytes(part))
+        with self._open(paths.tensor_path(node_id, sha256), doing) as reader, told_when_full(part.parent, num_bytes):
             self._copy(reader, part, (sha256, num_bytes), watch, doing)
         publish(part, target)
 

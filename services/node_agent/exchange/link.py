@@ -17,6 +17,7 @@ from paramiko.ssh_exception import SSHException
 from hsl_model.protocol.messages import HubAddress
 from hsl_model.protocol.retry import FailureKind
 from node_agent.exchange.base import ExchangeError
+from node_agent.exchange.pipeline import MOST_DOWNLOAD_IN_FLIGHT
 
 CONNECT_S = 10.0  # a firewall that drops packets would hold a connect for minutes
 HANDSHAKE_S = 20.0  # a frozen hub accepts the connection and then never speaks
@@ -27,7 +28,9 @@ HASH_BYTES_PER_S = 20_000_000  # the slowest disk a hub should have: bounds the 
 NUM_EXEC_TRIES = 3  # SFTPGo closes a permitted command's channel before answering in about 0.3 % of the calls
 
 MAX_PACKET = 256 << 10  # what we accept in one packet: a READ's answer should not be cut in two
-WINDOW = 2 << 20  # Paramiko moves the whole backlog at every read: larger windows make it slower
+# What the hub may send before we have read it. A transfer asks for less where the hub is near (`pipeline`), because
+# Paramiko moves the whole backlog at every read; on a long line this is what a channel can have in flight.
+WINDOW = MOST_DOWNLOAD_IN_FLIGHT + (1 << 20)
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")  # twice as fast as its default (CTR and a MAC)
 _RECV_BYTES = 256 << 10
 _HASH_LINE = re.compile(r"^([0-9a-f]{64})\s")

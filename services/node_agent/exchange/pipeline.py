@@ -1,14 +1,15 @@
 """One file on one SFTP channel: a bounded number of requests in flight, and every single answer looked at.
 
-                       ┌─ requests ── at most UPLOAD_IN_FLIGHT / DOWNLOAD_IN_FLIGHT bytes unanswered ─┐
-    local file ──────> │                                                                             │ <──── hub
-                       └─ answers ─── status of each WRITE, data of each READ, status of CLOSE ──────┘
+                       ┌─ requests ── bytes unanswered: by the line's round trip, within bounds ─┐
+    local file ──────> │                                                                         │ <──── hub
+                       └─ answers ─── status of each WRITE, data of each READ, status of CLOSE ──┘
 
 Paramiko's own file object loses the errors of the last writes and of CLOSE, and its read-ahead can fetch a file twice;
 so only its channel is used here, with the six requests of SFTP version 3 that a transfer needs.
 
 A transfer may take as long as it must, but not stand still: `stall_s` without a byte ends it. The wait is cut into
-ticks, so that a cancelled transfer ends within a second also while the hub is silent.
+ticks, so that a cancelled transfer ends within a second also while the hub is silent. Waiting for the site's own limit
+(`pace`) is no standing still.
 """
 
 import errno
@@ -26,17 +27,24 @@ from hsl_model.protocol.retry import FailureKind
 from node_agent.errors import Interrupted
 from node_agent.exchange.base import ExchangeError
 from node_agent.exchange.failures import Step, remote_errors, translated
+from node_agent.exchange.pace import TICK_S, Pace
+from node_agent.exchange.reads import READ_BLOCK, Answer, Reads, blocks
 
 KIB = 1 << 10
 # SFTPGo loses up to eight unwritten requests when it is killed: 32 KiB each stay far within the 1 MiB of the resume.
 WRITE_BLOCK = 32 * KIB
-UPLOAD_IN_FLIGHT = 32 * WRITE_BLOCK  # more fills the 2 MiB window, and OpenSSH's server becomes slow
 SEND_BATCH = 8 * WRITE_BLOCK  # requests that leave together: fewer, larger packets where the hub takes them
-READ_BLOCK = 255 * KIB  # what we ask for; a server that answers less is asked for less from then on
-DOWNLOAD_IN_FLIGHT = 2 << 20  # one channel window: more only waits in memory
 MAX_ANSWER = READ_BLOCK + 4 * KIB  # a hub cannot make us keep more than this of one answer
-RECV_BYTES = 1 << 20
-TICK_S = 1.0
+RECV_BYTES = 4 << 20
+
+# Bytes in flight. Nearby, the least is fastest: more fills the hub's 2 MiB window, which makes OpenSSH's server slow,
+# and leaves the processor's caches. On a long line speed is bytes in flight by round trip: beyond the most, memory is
+# spent for lines that no hospital has, and of an upload it would only wait before the hub's window.
+UPLOAD_IN_FLIGHT = 32 * WRITE_BLOCK
+MOST_UPLOAD_IN_FLIGHT = 128 * WRITE_BLOCK
+DOWNLOAD_IN_FLIGHT = 2 << 20
+MOST_DOWNLOAD_IN_FLIGHT = 16 << 20
+FULL_LINE_BYTES_PER_S = 320_000_000  # the speed that the bytes in flight should not be what prevents
 
 Result = TypeVar("Result", bytes, int)
 
@@ -88,26 +96,23 @@ class Patience:
             raise Interrupted
 
 
-@dataclass(frozen=True)
-class _Answer:
-    kind: int
-    request: int
-    body: bytes
-
-
 class RemoteFile:
     """A file of the hub, open on a channel of its own. Raises `ExchangeError`, and `Interrupted` when cancelled."""
 
-    def __init__(self, channel: Channel, patience: Patience, doing: str) -> None:
+    def __init__(self, channel: Channel, patience: Patience, pace: Pace, doing: str) -> None:
         self._channel = channel
         self._patience = patience
+        self._pace = pace
         self._doing = doing
+        self._round_trip_s = float("inf")  # the shortest that a question of this file took
         self._received = bytearray()
         self._last_request = 0
         self._handle = b""
+        self._asked_at_s = 0.0
         channel.settimeout(patience.tick_s)
 
     def open(self, path: str, mode: OpenMode) -> None:
+        self._asked_at_s = self._pace.clock.monotonic()
         self._send(_framed(struct.pack(">BI", _Packet.INIT, 3)))
         if self._one_answer().kind != _Packet.VERSION:
             raise self._out_of_step()
@@ -136,11 +141,14 @@ class RemoteFile:
         acknowledged = position
         waiting: dict[int, int] = {}  # request -> bytes
         in_flight = 0
+        most = self._pace.up.at_once(self._to_fill_the_line(UPLOAD_IN_FLIGHT, MOST_UPLOAD_IN_FLIGHT), WRITE_BLOCK)
         while position < end or waiting:
             self._patience.check()
-            if position < end and in_flight + SEND_BATCH <= UPLOAD_IN_FLIGHT:
+            num_bytes = min(end - position, SEND_BATCH, most)
+            if position < end and in_flight + num_bytes <= most:
+                self._pace.up.take(num_bytes, self._patience.check)
                 batch: list[bytes] = []
-                for size in _blocks(position, min(end, position + SEND_BATCH), WRITE_BLOCK):
+                for size in blocks(position, position + num_bytes, WRITE_BLOCK):
                     data = source.read(size)
                     if len(data) != size:
                         raise ExchangeError(kind=FailureKind.MISMATCH, doing=self._doing)
@@ -156,7 +164,7 @@ class RemoteFile:
             acknowledged = position - in_flight
             moved(acknowledged)
 
-    def _written(self, answer: _Answer, waiting: dict[int, int]) -> int:
+    def _written(self, answer: Answer, waiting: dict[int, int]) -> int:
         size = waiting.pop(answer.request, None)
         if size is None or answer.kind != _Packet.STATUS:
             raise self._out_of_step()
@@ -167,10 +175,13 @@ class RemoteFile:
 
     def read(self, start: int, end: int) -> Iterator[memoryview]:
         """The bytes from `start` to `end` in order. Short answers are asked for again, longer ones refused."""
-        reads = _Reads(start, end)
+        full = self._to_fill_the_line(DOWNLOAD_IN_FLIGHT, MOST_DOWNLOAD_IN_FLIGHT)
+        reads = Reads(start, end, self._pace.down.at_once(full, 2 * WRITE_BLOCK))
         while reads.position < end:
             self._patience.check()
+            before = reads.asked
             if requests := reads.next_requests():
+                self._pace.down.take(reads.asked - before, self._patience.check)
                 self._send(b"".join(self._read_request(reads, place) for place in requests))
             for answer in self._answers():
                 if answer.kind == _Packet.STATUS:
@@ -179,10 +190,14 @@ class RemoteFile:
                     raise self._out_of_step()
             yield from reads.in_order()
 
-    def _read_request(self, reads: "_Reads", place: tuple[int, int]) -> bytes:
+    def _read_request(self, reads: "Reads", place: tuple[int, int]) -> bytes:
         request = self._head(_Packet.READ, struct.pack(">QI", *place), 0)
         reads.waiting[self._last_request] = place
         return request
+
+    def _to_fill_the_line(self, least: int, most: int) -> int:
+        """How many bytes in flight keep a line of this round trip busy."""
+        return int(min(most, max(least, self._round_trip_s * FULL_LINE_BYTES_PER_S)))
 
     # --- requests and answers ----------------------------------------------------------------------------------------
 
@@ -191,8 +206,9 @@ class RemoteFile:
         body = struct.pack(">BI", kind, self._last_request) + self._handle + arguments
         return struct.pack(">I", len(body) + data_bytes) + body
 
-    def _ask(self, kind: _Packet, body: bytes, step: Step = Step.OTHER) -> _Answer:
+    def _ask(self, kind: _Packet, body: bytes, step: Step = Step.OTHER) -> Answer:
         self._last_request += 1
+        self._asked_at_s = self._pace.clock.monotonic()
         self._send(_framed(struct.pack(">BI", kind, self._last_request) + body))
         answer = self._one_answer()
         if answer.request != self._last_request:
@@ -201,19 +217,20 @@ class RemoteFile:
             self._check_status(answer, step)
         return answer
 
-    def _one_answer(self) -> _Answer:
+    def _one_answer(self) -> Answer:
         answers = list(self._answers())
         if len(answers) != 1:
             raise self._out_of_step()
+        self._round_trip_s = min(self._round_trip_s, self._pace.clock.monotonic() - self._asked_at_s)
         return answers[0]
 
-    def _answers(self) -> Iterator[_Answer]:
+    def _answers(self) -> Iterator[Answer]:
         """Wait for at least one whole answer, then hand out all that have come."""
         while not (answers := self._complete()):
             self._received += self._patiently(partial(self._channel.recv, RECV_BYTES))
         yield from answers
 
-    def _complete(self) -> list[_Answer]:
+    def _complete(self) -> list[Answer]:
         found, position = [], 0
         buffer = self._received
         while len(buffer) - position >= 9:
@@ -222,7 +239,7 @@ class RemoteFile:
                 raise self._out_of_step()
             if len(buffer) - position < 4 + size:
                 break
-            found.append(_Answer(kind, request, bytes(memoryview(buffer)[position + 9 : position + 4 + size])))
+            found.append(Answer(kind, request, bytes(memoryview(buffer)[position + 9 : position + 4 + size])))
             position += 4 + size
         del buffer[:position]
         return found
@@ -247,7 +264,7 @@ class RemoteFile:
                 return result
             raise TimeoutError(f"no byte for {self._patience.stall_s} s")
 
-    def _check_status(self, answer: _Answer, step: Step = Step.OTHER) -> None:
+    def _check_status(self, answer: Answer, step: Step = Step.OTHER) -> None:
         """Raise for any status but OK. The text is read for the table of failures, and goes no further."""
         code = int.from_bytes(answer.body[:4], "big")
         if code == 0:
@@ -261,55 +278,6 @@ class RemoteFile:
 
     def _out_of_step(self) -> ExchangeError:
         return translated(SSHException("unexpected answer"), self._doing)
-
-
-class _Reads:
-    """Which parts of a file were asked for, which have come, and what is to be asked next."""
-
-    def __init__(self, start: int, end: int) -> None:
-        self.position = start  # everything before has been handed out
-        self.waiting: dict[int, tuple[int, int]] = {}  # request -> (offset, size)
-        self._end = end
-        self._asked = start
-        self._again: list[tuple[int, int]] = []
-        self._early: dict[int, memoryview] = {}  # came before its turn
-        self._block = READ_BLOCK
-
-    def next_requests(self) -> list[tuple[int, int]]:
-        """Enough to have `DOWNLOAD_IN_FLIGHT` bytes between what was handed out and what was asked for."""
-        requests, self._again = self._again, []
-        limit = min(self._end, self.position + DOWNLOAD_IN_FLIGHT)
-        if limit - self._asked >= READ_BLOCK or limit == self._end:
-            for size in _blocks(self._asked, limit, self._block):
-                requests.append((self._asked, size))
-                self._asked += size
-        return requests
-
-    def take(self, answer: _Answer) -> bool:
-        """False for an answer nobody asked for, an empty one, or one longer than asked."""
-        offset, size = self.waiting.pop(answer.request, (0, 0))
-        got = len(answer.body) - 4
-        if not 0 < got <= size or got != int.from_bytes(answer.body[:4], "big"):
-            return False
-        if got < size:
-            self._block = min(self._block, got)
-            rest = offset + got
-            for piece in _blocks(rest, offset + size, self._block):
-                self._again.append((rest, piece))
-                rest += piece
-        self._early[offset] = memoryview(answer.body)[4:]
-        return True
-
-    def in_order(self) -> Iterator[memoryview]:
-        while (data := self._early.pop(self.position, None)) is not None:
-            self.position += len(data)
-            yield data
-
-
-def _blocks(start: int, end: int, size: int) -> Iterator[int]:
-    """Sizes of the blocks that cover `start` to `end`."""
-    for position in range(start, end, size):
-        yield min(size, end - position)
 
 
 def _framed(body: bytes) -> bytes:

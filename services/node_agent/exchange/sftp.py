@@ -17,7 +17,7 @@ from typing import BinaryIO
 from paramiko.ssh_exception import SSHException
 
 from hsl_model.checkpoint import sha256_file
-from hsl_model.durable import publish
+from hsl_model.durable import publish, told_when_full
 from hsl_model.protocol import paths
 from hsl_model.protocol.errors import RemotePathError
 from hsl_model.protocol.manifest import MAX_MANIFEST_BYTES
@@ -27,16 +27,19 @@ from node_agent.errors import Interrupted
 from node_agent.exchange.base import (
     MIB,
     ExchangeError,
+    Room,
     TransferWatch,
     download_offset,
     known_paths,
     local_part,
     own_manifest_path,
     own_path,
+    part_bytes,
     upload_offset,
 )
 from node_agent.exchange.failures import is_connection_lost, remote_errors
 from node_agent.exchange.link import STALL_S, Link
+from node_agent.exchange.pace import Pace
 from node_agent.exchange.pipeline import OpenMode, Patience, RemoteFile
 
 
@@ -65,9 +68,12 @@ class _NoWatch:
 class SftpExchange:
     """`stall_s`: how long no byte may move before a transfer gives up and is resumed later."""
 
-    def __init__(self, hub: HubAddress, ssh_key: Path, node_id: str, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self, hub: HubAddress, ssh_key: Path, node_id: str, stall_s: float = STALL_S, pace: Pace | None = None
+    ) -> None:
         self._link = Link(hub, ssh_key, stall_s)
         self._node_id = node_id
+        self._pace = pace or Pace()
 
     # --- upload ------------------------------------------------------------------------------------------------------
 
@@ -146,6 +152,7 @@ class SftpExchange:
             return
         doing = f"Downloading {sha256[:12]} of {node_id}"
         part = local_part(target)
+        Room(part.parent, num_bytes).check(part_bytes(part))
         with (
             self._connection(),
             self._open_sized(paths.tensor_path(node_id, sha256), num_bytes, watch.cancelled, doing) as remote,
@@ -154,7 +161,8 @@ class SftpExchange:
         if digest != sha256:
             part.unlink()
             raise ExchangeError(kind=FailureKind.MISMATCH, doing=doing)
-        publish(part, target)
+        with told_when_full(part.parent, num_bytes):  # some disks say only now that they have no room
+            publish(part, target)
 
     def get_manifest(self, path: str, sha256: str) -> bytes:
         paths.parse(path)
@@ -207,7 +215,7 @@ class SftpExchange:
         with remote_errors(doing):
             channel = self._link.sftp_channel()
         try:
-            remote = RemoteFile(channel, Patience(self._link.stall_s, cancelled), doing)
+            remote = RemoteFile(channel, Patience(self._link.stall_s, cancelled), self._pace, doing)
             remote.open(path, mode)
             yield remote
         finally:
@@ -234,10 +242,12 @@ class SftpExchange:
 def _download(remote: RemoteFile, part: Path, num_bytes: int, watch: TransferWatch) -> str:
     """Bring the local part to `num_bytes`; the SHA-256 of all of it, of what was kept from an earlier try too."""
     digest = hashlib.sha256()
-    with part.open("r+b" if part.exists() else "w+b") as file:
+    with told_when_full(part.parent, num_bytes), part.open("r+b" if part.exists() else "w+b") as file:
         done = _kept(file, num_bytes, digest.update, watch)
         watch.moved(done, num_bytes)
+        room = Room(part.parent, num_bytes)
         for piece in remote.read(done, num_bytes):
+            room.check(done)
             file.write(piece)
             digest.update(piece)
             done += len(piece)

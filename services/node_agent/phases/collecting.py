@@ -35,6 +35,7 @@ def waiting(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]
         if not context.may_train():  # the plan is there, or something else is wanted
             break
         _prefetch(context, facts, announced)
+    context.mailbox.progress = None  # what has come so far is here; nothing moves now
     raise NotYet((assignment.waiting if assignment else None) or "The round's fusion plan is not frozen yet.")
 
 

@@ -1,6 +1,7 @@
 """CHECKPOINTING, UPLOADING, ANNOUNCING: the update gets its signed manifest, goes to the hub, and is announced."""
 
 from hsl_model.checkpoint import TensorFile, check_specs
+from hsl_model.durable import check_room
 from hsl_model.protocol.manifest import TensorSpec, UpdateManifest, UpdateMetrics, sign
 from hsl_model.protocol.messages import AnnounceReply
 from hsl_model.protocol.paths import manifest_path
@@ -83,6 +84,7 @@ def upload_update(context: Context, facts: RoundFacts, watch: TransferWatch) -> 
     manifest = facts.signed.manifest
     path = context.store.path(manifest.update_sha256)
     check_declared(path, facts.expected or ())
+    check_room(path.parent, 0)  # what leaves must be noted, before and after
     hub = context.hub.get()
     hub.put_tensors(path, context.node_id, manifest.update_sha256, watch)
     raw = facts.signed.to_bytes()

@@ -29,6 +29,9 @@ def verifying(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFact
         context.check()
         reason = _why_not(context, facts, entry)
         if reason is not None:
+            context.store.distrust([entry.update_sha256])
+            if not _bytes_are_right(context, facts):
+                return NodePhase.DOWNLOADING, facts  # our disk spoilt what had come right; its owner is not to blame
             _refuse(context, facts, entry, reason)
             refused.append(f"The update of {entry.node_id} was refused here: {reason}")
     if refused:

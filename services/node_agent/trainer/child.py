@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from hsl_model.durable import FULL, DiskFullError
 from hsl_model.protocol.clock import Clock, SystemClock
 from hsl_model.protocol.config import Message
 from hsl_model.protocol.errors import HslError
@@ -83,14 +84,11 @@ class Child:
         except Interrupted:
             return m.Stopped()
         except HslError as error:
-            return m.Failed(failure_kind=FailureKind.REJECTED, code=error.code, sentence=error.sentence())
+            kind = FailureKind.SPACE if isinstance(error, DiskFullError) else FailureKind.REJECTED
+            return m.Failed(failure_kind=kind, code=error.code, sentence=error.sentence())
         except Exception as error:  # noqa: BLE001 - process boundary: the daemon records it and goes on
             traceback.print_exc()
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
-                sentence = "Not enough memory; set HSL_NODE_MICRO_BATCH_SIZE, or give the machine more."
-                return m.Failed(failure_kind=FailureKind.SPACE, code="no_memory", sentence=sentence)
-            sentence = f"An unexpected {type(error).__name__} in the training child; its log has the details."
-            return m.Failed(failure_kind=FailureKind.BUG, code="trainer_internal", sentence=sentence)
+            return _unforeseen(error)
 
     def _reply(self, reply: Message) -> None:
         try:
@@ -188,6 +186,17 @@ _HANDLERS: Mapping[str, Callable[[Child, Any], Message]] = {
     "fuse_own": Child.fuse_own,
     "predict": Child.predict,
 }
+
+
+def _unforeseen(error: Exception) -> m.Failed:
+    if isinstance(error, OSError) and error.errno in FULL:
+        sentence = "The disk of the agent's folder is full; free some of it."
+        return m.Failed(failure_kind=FailureKind.SPACE, code=DiskFullError.code, sentence=sentence)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
+        sentence = "Not enough memory; set HSL_NODE_MICRO_BATCH_SIZE, or give the machine more."
+        return m.Failed(failure_kind=FailureKind.SPACE, code="no_memory", sentence=sentence)
+    sentence = f"An unexpected {type(error).__name__} in the training child; its log has the details."
+    return m.Failed(failure_kind=FailureKind.BUG, code="trainer_internal", sentence=sentence)
 
 
 @contextmanager

@@ -65,3 +65,27 @@ def test_heartbeats_of_any_phase_are_taken_in_any_round(federation: Federation) 
             assert site.heartbeat(phase, wish.model_copy(update={"round_number": 99})).is_success
             assert site.heartbeat(phase, wish.model_copy(update={"run_id": "run-unknown"})).is_success
         assert set(federation.statuses().values()) <= {"assigned", "failed(failed)"}
+
+
+def test_the_newest_round_shows_how_far_each_member_is(federation: Federation) -> None:
+    """ "uploading 41 of 95 MB, 3.2 MB/s, attempt 2": what the command line makes of it."""
+    federation.begin().to_round(2)
+    site = federation["node-a"]
+    progress = Progress(unit="bytes", done=41_000_000, total=95_000_000, rate_per_s=3.2e6, attempt=2)
+    site.heartbeat(NodePhase.UPLOADING, site.assignment(), progress=progress)
+    shown = {one.node_id: (one.phase, one.progress) for one in federation.round().participations}
+    assert shown["node-a"] == (NodePhase.UPLOADING, progress)
+    assert shown["node-b"] == (None, None)
+    assert {one.progress for one in federation.round(1).participations} == {None}
+
+
+def test_an_agent_that_knows_no_rates_is_heard(federation: Federation) -> None:
+    federation.begin().to_round(1)
+    site = federation["node-a"]
+    where = {"run_id": federation.run_id, "round_number": 1}
+    body = {"phase": "uploading", **where, "progress": {"unit": "bytes", "done": 1, "total": 2, "attempt": 1}}
+    headers = site.speaker.headers
+    assert federation.alliance.http.post(f"{API}/node/heartbeat", json=body, headers=headers).is_success
+    shown = view(federation).progress
+    assert shown is not None
+    assert shown.rate_per_s is None

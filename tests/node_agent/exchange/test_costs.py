@@ -8,7 +8,9 @@ import psutil
 import pytest
 
 from hsl_model.checkpoint import sha256_file
+from hsl_model.protocol.clock import ManualClock
 from node_agent.exchange import open_exchange
+from node_agent.exchange.pace import Pace
 from tests.embedded_hub.helpers import HubProcess, Login
 from tests.node_agent.exchange.helpers import MIB, Watch, make_content
 
@@ -23,7 +25,7 @@ def test_packets_are_not_fetched_from_the_system_one_by_one(
 ) -> None:
     """A fault per page of every packet took three times the CPU: 16 MiB are 4096 pages, each several times."""
     login, content = new_login(), make_content(tmp_path, 16 * MIB)
-    exchange = open_exchange(hub.address(login), login.key, login.node_id)
+    exchange = open_exchange(hub.address(login), login.key, login.node_id, Pace(ManualClock()))  # as a hub nearby
     assert hub.process is not None
     counts = []
     for turn in range(2):  # in the first turn both processes grow to what they need
@@ -40,7 +42,7 @@ def test_the_memory_of_a_transfer_does_not_grow_with_the_file(
     hub: HubProcess, new_login: Callable[[], Login], tmp_path: Path
 ) -> None:
     login = new_login()
-    exchange = open_exchange(hub.address(login), login.key, login.node_id)
+    exchange = open_exchange(hub.address(login), login.key, login.node_id, Pace(ManualClock()))  # as a hub nearby
     assert hub.process is not None
     processes = psutil.Process(), psutil.Process(hub.process.pid)
     most = [0, 0]

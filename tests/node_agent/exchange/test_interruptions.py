@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from embedded_hub.files import HubFiles
+from hsl_model.protocol.clock import ManualClock
 from hsl_model.protocol.paths import manifest_path, part_path, tensor_path
 from hsl_model.protocol.retry import FailureKind
 from node_agent.errors import Interrupted
 from node_agent.exchange.base import ExchangeError
+from node_agent.exchange.pace import Pace
 from node_agent.exchange.pipeline import SEND_BATCH, WRITE_BLOCK
+from node_agent.exchange.reads import READ_BLOCK
 from node_agent.exchange.sftp import SftpExchange
 from tests.embedded_hub.helpers import HubProcess, HubThread, Login, names
 from tests.node_agent.exchange.helpers import MIB, Content, Watch, failure_of, make_content
@@ -55,7 +58,8 @@ def line(hub: HubProcess) -> Iterator[Line]:
 @pytest.fixture
 def site(hub: HubProcess, new_login: Callable[[], Login], line: Line) -> Iterator[tuple[SftpExchange, str]]:
     login = new_login()
-    exchange = SftpExchange(hub.address(login, port=line.port), login.key, login.node_id)
+    nearby = Pace(ManualClock())  # a busy machine must not look like a long line, which has more in flight
+    exchange = SftpExchange(hub.address(login, port=line.port), login.key, login.node_id, pace=nearby)
     yield exchange, login.node_id
     exchange.close()
 
@@ -78,6 +82,31 @@ def test_an_upload_cut_at_any_byte_is_resumed(
             put(site, content, WatchThatBreaks(lambda cut=cut: line.break_after(cut)))
         assert caught.value.kind in BROKEN, cut
         resume_and_check(hub, site, line, content)
+
+
+# Parts that end at, just before and just behind every boundary that the transfer has.
+EDGES = (WRITE_BLOCK, SEND_BATCH, READ_BLOCK, MIB, MIB + WRITE_BLOCK, 2 * MIB)
+PARTS = sorted({0, 1, *(edge + off for edge in EDGES for off in (-1, 0, 1)), NUM_BYTES - 1, NUM_BYTES})
+
+
+def test_a_part_of_any_size_is_gone_on_with_to_the_byte(
+    hub: HubProcess, site: tuple[SftpExchange, str], line: Line, content: Content, tmp_path: Path
+) -> None:
+    """At most 1 MiB is sent again, in either direction, and what arrives is right."""
+    folder, target = hub.folder(site[1]), tmp_path / "target"
+    for size in PARTS:
+        (folder / f"{content.sha256}.part").write_bytes(content.data[:size])
+        watch = Watch()
+        put(site, content, watch)
+        assert watch.start == max(0, size - MIB), size
+        assert (folder / f"{content.sha256}.safetensors").read_bytes() == content.data, size
+        (tmp_path / "target.part").write_bytes(content.data[:size])
+        watch = Watch()
+        get(site, content, target, watch)
+        assert size - MIB < watch.start == size // MIB * MIB, size
+        assert target.read_bytes() == content.data, size
+        target.unlink()
+        site[0].remove(tensor_path(site[1], content.sha256))
 
 
 def test_an_upload_cut_after_its_last_byte_is_finished(
@@ -196,6 +225,22 @@ def test_a_slow_line_is_not_a_stalled_one(site: tuple[SftpExchange, str], line: 
 
     exchange._link.stall_s = 0.5
     exchange.put_tensors(content.path, node_id, content.sha256, Slow())
+    assert pauses * 0.2 > 2 * 0.5
+
+
+def test_a_slow_download_is_not_a_stalled_one(site: tuple[SftpExchange, str], content: Content, tmp_path: Path) -> None:
+    put(site, content, Watch())
+    exchange, node_id = site
+    exchange._link.stall_s = 0.5
+    pauses = 0
+
+    class Slow(Watch):
+        def moved(self, done: int, total: int) -> None:
+            nonlocal pauses
+            pauses += threading.Event().wait(0.2) is False
+            super().moved(done, total)
+
+    exchange.get_tensors(node_id, content.sha256, len(content), tmp_path / "target", Slow())
     assert pauses * 0.2 > 2 * 0.5
 
 

@@ -10,19 +10,21 @@ from typing import Any, cast
 import pytest
 from paramiko import Channel
 
+from hsl_model.protocol.clock import ManualClock
 from hsl_model.protocol.retry import FailureKind
 from node_agent.errors import Interrupted
 from node_agent.exchange.base import ExchangeError
+from node_agent.exchange.pace import Pace
 from node_agent.exchange.pipeline import (
     DOWNLOAD_IN_FLIGHT,
     MAX_ANSWER,
-    READ_BLOCK,
     UPLOAD_IN_FLIGHT,
     WRITE_BLOCK,
     OpenMode,
     Patience,
     RemoteFile,
 )
+from node_agent.exchange.reads import READ_BLOCK
 from tests.node_agent.exchange.helpers import MIB, failure_of
 
 KIB = 1024
@@ -114,8 +116,13 @@ class ScriptedChannel:
         return status(request)
 
 
-def remote(channel: ScriptedChannel, mode: OpenMode, cancelled: Callable[[], bool] = lambda: False) -> RemoteFile:
-    file = RemoteFile(cast(Channel, channel), Patience(3.0, cancelled), "Moving")
+def remote(
+    channel: ScriptedChannel,
+    mode: OpenMode,
+    cancelled: Callable[[], bool] = lambda: False,
+    pace: Pace | None = None,
+) -> RemoteFile:
+    file = RemoteFile(cast(Channel, channel), Patience(3.0, cancelled), pace or Pace(ManualClock()), "Moving")
     file.open("/nodes/a/x", mode)
     return file
 
