@@ -5,9 +5,10 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 UV_VERSION = 0.13.9
 ARGS   ?=
+HUB    ?= embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check bench lock clean
+.PHONY: help demo sftpgo test test-long check bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,8 +21,11 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(STAMP) ## three hospitals train together on this machine (ARGS="--rounds 5")
-	$(BIN)/hsl demo $(ARGS)
+demo: $(STAMP) $(if $(filter sftpgo,$(HUB)),sftpgo) ## three hospitals train together on this machine (HUB=sftpgo, ARGS="--rounds 5")
+	$(BIN)/hsl demo --hub $(HUB) $(ARGS)
+
+sftpgo: ## build the real hub, SFTPGo, into a cache outside the tree (needs Go; once, about a minute)
+	@deploy/sftpgo/build.sh
 
 test: $(STAMP) ## every test that runs in minutes
 	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)

@@ -88,7 +88,9 @@ def test_only_the_clock_reads_the_time_or_sleeps() -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("module", ["coordinator.app", "node_agent.daemon", "embedded_hub.main", "hsl_cli.main"])
+@pytest.mark.parametrize(
+    "module", ["coordinator.app", "node_agent.daemon", "embedded_hub.main", "sftpgo_hub.main", "hsl_cli.main"]
+)
 def test_torch_stays_in_the_training_child(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

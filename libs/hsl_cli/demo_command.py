@@ -31,6 +31,7 @@ class DemoOptions:
     batch_size: Annotated[int, typer.Option(help="Images a training step.")] = 16
     cases: Annotated[int, typer.Option(help="At most this many images a site.")] = 600
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
+    hub: Annotated[str, typer.Option(help="embedded, or sftpgo: the real one (`make sftpgo` builds it).")] = "embedded"
     port: Annotated[int | None, typer.Option(help="The coordinator's port. Default: a free one, chosen once.")] = None
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the demo that --workdir holds and begin anew.")] = False
 

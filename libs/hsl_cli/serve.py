@@ -1,13 +1,21 @@
 """`hsl coordinator serve` and `hsl hub serve`: the services in the foreground, configured by options or environment."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+class HubKind(StrEnum):
+    EMBEDDED = "embedded"
+    SFTPGO = "sftpgo"
+
+
 coordinator = typer.Typer(no_args_is_help=True, help="The alliance's coordinator.")
-hub = typer.Typer(no_args_is_help=True, help="The embedded SFTP hub, for a laptop, a demo or a small alliance.")
+HUB_HELP = "The SFTP hub: the embedded one for a laptop, a demo or a small alliance, or SFTPGo."
+hub = typer.Typer(no_args_is_help=True, help=HUB_HELP)
 
 
 @coordinator.callback()
@@ -17,7 +25,7 @@ def _coordinator() -> None:
 
 @hub.callback()
 def _hub() -> None:
-    """The embedded SFTP hub, for a laptop, a demo or a small alliance."""
+    """The SFTP hub: the embedded one for a laptop, a demo or a small alliance, or SFTPGo."""
 
 
 @coordinator.command("serve")
@@ -26,6 +34,7 @@ def serve_coordinator(
     host: Annotated[str | None, typer.Option(help="Address to listen on; TLS belongs in front of it.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     database_url: Annotated[str | None, typer.Option(help="SQLite or PostgreSQL, e.g. postgresql+psycopg://….")] = None,
+    hub_kind: Annotated[str | None, typer.Option(help="embedded or sftpgo.")] = None,
     hub_admin_url: Annotated[str | None, typer.Option(help="Where the hub is administered.")] = None,
 ) -> None:
     """Serve the coordinator until it is told to end.
@@ -38,6 +47,7 @@ def serve_coordinator(
         "HOST": host,
         "PORT": port,
         "DATABASE_URL": database_url,
+        "HUB_KIND": hub_kind,
         "HUB_ADMIN_URL": hub_admin_url,
     }
     run_service("coordinator", "HSL_COORDINATOR_", given)
@@ -45,16 +55,17 @@ def serve_coordinator(
 
 @hub.command("serve")
 def serve_hub(
+    kind: Annotated[HubKind, typer.Option(help="SFTPGo runs as a child; `make sftpgo` builds it.")] = HubKind.EMBEDDED,
     root: Annotated[Path | None, typer.Option(help="The folder it serves.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="SFTP port.")] = None,
     admin_port: Annotated[int | None, typer.Option(help="Port of the admin API, on loopback only.")] = None,
 ) -> None:
-    """Serve the embedded hub until it is told to end.
+    """Serve a hub until it is told to end.
 
     Every setting can also be an environment variable, HSL_HUB_…; the secret must be: HSL_HUB_ADMIN_TOKEN.
     """
-    run_service("embedded_hub", "HSL_HUB_", {"ROOT": root, "HOST": host, "PORT": port, "ADMIN_PORT": admin_port})
+    run_service(f"{kind}_hub", "HSL_HUB_", {"ROOT": root, "HOST": host, "PORT": port, "ADMIN_PORT": admin_port})
 
 
 def run_service(module: str, prefix: str, given: Mapping[str, object]) -> None:

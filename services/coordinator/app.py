@@ -15,6 +15,8 @@ import coordinator.runs.endpoints
 from coordinator.db import Database
 from coordinator.hub.admin import HubAdmin
 from coordinator.hub.embedded import EmbeddedHubAdmin
+from coordinator.hub.sftpgo import SftpgoHubAdmin
+from coordinator.hub.sftpgo_user import NodeLimits
 from coordinator.kernel import Kernel
 from coordinator.kit.openapi import describe
 from coordinator.kit.problems import install_problems
@@ -57,10 +59,17 @@ def create_app(settings: CoordinatorSettings, *, clock: Clock | None = None, hub
 def _kernel(settings: CoordinatorSettings, clock: Clock, hub: HubAdmin | None) -> Kernel:
     closes: tuple[Callable[[], None], ...] = ()
     if hub is None:
-        hub = embedded = EmbeddedHubAdmin(settings.hub_admin_url, settings.hub_admin_token.get_secret_value())
-        closes = (embedded.close,)
+        hub = made = _hub(settings)
+        closes = (made.close,)
     database = Database(settings.resolved_database_url)
     return Kernel(settings, clock, database, hub, Notifier(), closes)
+
+
+def _hub(settings: CoordinatorSettings) -> EmbeddedHubAdmin | SftpgoHubAdmin:
+    url, token = settings.hub_admin_url, settings.hub_admin_token.get_secret_value()
+    if settings.hub_kind == "embedded":
+        return EmbeddedHubAdmin(url, token)
+    return SftpgoHubAdmin(url, token, NodeLimits(settings.hub_quota_bytes, settings.hub_allowed_addresses))
 
 
 @asynccontextmanager

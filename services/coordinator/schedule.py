@@ -20,13 +20,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Beat:
-    """What the job does each time. Remembers only when the hub last failed."""
+    """What the job does each time. Remembers only what is still to be done with the hub, and when it last failed."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._hub_again_at = float("-inf")
         self._tidy_again_at = kernel.clock.monotonic() + TIDY_EVERY_S
         self._untidy: list[str] = []  # nodes whose folders are still to be looked at
+        self._is_compared = False
 
     def __call__(self) -> None:
         self._safely("tick", self._tick)
@@ -39,6 +40,9 @@ class Beat:
 
     def _hub(self) -> None:
         provisioning.catch_up(self._kernel)
+        if not self._is_compared:  # once a start, as soon as the hub answers and has what it missed
+            provisioning.compare(self._kernel)
+            self._is_compared = True
         self._tidy()
 
     def _tidy(self) -> None:

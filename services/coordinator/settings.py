@@ -1,5 +1,6 @@
 """What an alliance may set for its coordinator; environment variables `HSL_COORDINATOR_*`."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,6 +40,7 @@ def _strong(secret: SecretStr) -> SecretStr:
 
 
 Secret = Annotated[SecretStr, AfterValidator(_strong)]
+Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]  # as SFTPGo spells it
 
 
 class CoordinatorSettings(BaseSettings):
@@ -54,8 +56,15 @@ class CoordinatorSettings(BaseSettings):
     port: int = Field(default=8070, ge=1, le=65535)
     admin_token: Secret
     alliance: str = Field(default="HeteroSync alliance", min_length=1, max_length=120)
+    hub_kind: Literal["embedded", "sftpgo"] = "embedded"
     hub_admin_url: str = Field(pattern=r"^https?://", description="the hub's admin API; the hub writes it to hub.json")
     hub_admin_token: Secret
+    # SFTPGo only. A site's newest and best models, its updates and its parts: a few hundred files of 100 MB.
+    hub_quota_bytes: int = Field(default=50 << 30, ge=0, description="of each node's folder; 0: no quota")
+    hub_allowed_addresses: dict[str, tuple[Network, ...]] = Field(
+        default={},
+        description='SFTPGo only: where nodes may log in from, {"site-1": ["192.0.2.0/24"]}; others anywhere',
+    )
     # How late a deadline may be noticed; what a message decides (the last announce) does not wait for it.
     tick_interval_s: float = Field(default=1.0, gt=0)
     # Four missed heartbeats: one lost message must not alarm anybody.

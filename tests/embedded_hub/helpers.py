@@ -120,6 +120,7 @@ class Hub:
 class HubProcess(Hub, AbstractContextManager["HubProcess"]):
     """`python -m embedded_hub`. Ports stay the same over restarts."""
 
+    module = "embedded_hub"
     process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -136,23 +137,28 @@ class HubProcess(Hub, AbstractContextManager["HubProcess"]):
     def start(self) -> None:
         ready = self.root / "hub.json"
         ready.unlink(missing_ok=True)
-        settings = {
-            "ROOT": str(self.root),
-            "PORT": str(self.port),
-            "ADMIN_PORT": str(self.admin_port),
-            "ADMIN_TOKEN": self.token,
-        }
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("HSL_")}
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "embedded_hub"],
-                env={**clean, **{f"HSL_HUB_{key}": value for key, value in settings.items()}},
+                [sys.executable, "-m", self.module],
+                env=self.environment(),
                 stdout=log,
                 stderr=log,
             )
         wait_until(lambda: ready.exists() or self.process is None or self.process.poll() is not None, "hub.json")
         assert ready.exists(), (self.root / "log").read_text()
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "ROOT": str(self.root),
+            "PORT": str(self.port),
+            "ADMIN_PORT": str(self.admin_port),
+            "ADMIN_TOKEN": self.token,
+        }
+
+    def environment(self) -> dict[str, str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("HSL_")}
+        return {**clean, **{f"HSL_HUB_{key}": value for key, value in self.settings().items()}}
 
     def limit_files(self, num_bytes: int) -> None:
         """A limit of the kernel: a disk that is full, for this process only."""

@@ -12,12 +12,13 @@ import psutil
 import pytest
 
 from hsl_cli.demo.processes import Record
+from tests.sftpgo.helpers import need_sftpgo
 
 OPTIONS = ("--sites", "2", "--rounds", "1", "--epochs", "1", "--cases", "40", "--size", "16")
 
 
-def begin(workdir: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hsl_cli.main", "demo", "--workdir", str(workdir), *OPTIONS]
+def begin(workdir: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hsl_cli.main", "demo", "--workdir", str(workdir), *OPTIONS, *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -29,6 +30,30 @@ def read_until(demo: subprocess.Popen[str], wanted: str) -> list[str]:
         if wanted in line:
             return lines
     pytest.fail(f"{wanted!r} was never said:\n{''.join(lines)}")
+
+
+@pytest.mark.e2e
+@pytest.mark.sftpgo
+def test_through_a_real_sftpgo_that_the_coordinator_provisions(tmp_path: Path) -> None:
+    need_sftpgo()
+    workdir = tmp_path / "demo"
+    with begin(workdir, "--hub", "sftpgo") as demo:
+        said = "".join(read_until(demo, "sftpgo hub at"))
+        hub = Record.model_validate_json((workdir / "processes.json").read_bytes()).processes["hub"]
+        server = psutil.Process(hub.pid).children(recursive=True)
+        assert [one.name() for one in server] == ["sftpgo"]
+        said += "".join(read_until(demo, "auc.png"))
+        assert demo.wait(60) == 0, said
+    _, alive = psutil.wait_procs(server, timeout=10)
+    assert alive == []
+    result = json.loads((workdir / "result.json").read_text())
+    assert [found["status"] for found in result["rounds"]] == ["completed", "completed"]
+    for found in result["rounds"]:
+        assert set(found["digests"].values()) == {found["fused_digest"]}
+    for site in ("site-1", "site-2"):
+        assert list((workdir / "hub" / "files" / "nodes" / site).glob("*.safetensors"))
+    drifts = [line for line in (workdir / "logs" / "coordinator.log").read_text().splitlines() if "hub_drift" in line]
+    assert drifts == []
 
 
 @pytest.mark.e2e

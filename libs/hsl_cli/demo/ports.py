@@ -16,8 +16,10 @@ def choose_ports(coordinator: int | None) -> Ports:
     """Three ports that are free now; the coordinator's may be wished for."""
     if coordinator is not None:
         check_free(coordinator)
-    first, hub, hub_admin = free_ports(3, without=coordinator)
-    return Ports(coordinator=coordinator or first, hub=hub, hub_admin=hub_admin)
+    first, hub, hub_admin, hub_rest, hub_metrics = free_ports(5, without=coordinator)
+    return Ports(
+        coordinator=coordinator or first, hub=hub, hub_admin=hub_admin, hub_rest=hub_rest, hub_metrics=hub_metrics
+    )
 
 
 def free_ports(num_ports: int, without: int | None = None) -> list[int]:

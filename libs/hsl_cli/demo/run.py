@@ -91,7 +91,7 @@ def finished(layout: Layout, options: DemoOptions, choices: Choices) -> DemoResu
 
 def train(layout: Layout, options: DemoOptions, choices: Choices, console: Console) -> DemoResult:
     memory = recall(layout, choices, options.port)
-    for port in (memory.ports.hub, memory.ports.hub_admin, memory.ports.coordinator):
+    for port in memory.used_ports():
         check_free(port)
     clock = SystemClock()
     with Screen(console, transient=True) as shown:

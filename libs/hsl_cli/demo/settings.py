@@ -11,9 +11,11 @@ from hsl_cli.device import check_device
 from hsl_cli.errors import BadInputError
 from hsl_model.protocol.config import Message
 from hsl_model.protocol.methods import METHODS
+from sftpgo_hub.program import find_program
 
 Encoder = Literal["resnet18", "resnet_small"]
 Device = Literal["cpu", "cuda"]
+HubKind = Literal["embedded", "sftpgo"]
 PHANTOM_SIZE = 32  # pixels: large enough to show a fracture line, small enough for two cores
 
 
@@ -32,6 +34,7 @@ class Choices(Message):
     batch_size: int
     cases: int
     device: Device
+    hub: HubKind = "embedded"
 
     def node_ids(self) -> tuple[str, ...]:
         """site-1, site-2, …; of equal length, so that the sorted order is the counted one."""
@@ -47,6 +50,8 @@ class Ports(Message):
     coordinator: int
     hub: int
     hub_admin: int
+    hub_rest: int = 0  # the last two are SFTPGo's alone
+    hub_metrics: int = 0
 
 
 class Memory(Message):
@@ -59,13 +64,19 @@ class Memory(Message):
     hub_admin_token: str = Field(default_factory=lambda: secrets.token_urlsafe(32))
     run_id: str | None = None
 
+    def used_ports(self) -> tuple[int, ...]:
+        ports = self.ports
+        more = (ports.hub_rest, ports.hub_metrics) if self.choices.hub == "sftpgo" else ()
+        return (ports.hub, ports.hub_admin, ports.coordinator, *more)
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.ports.coordinator}"
 
 
 def checked_choices(options: DemoOptions) -> Choices:
-    """The choices, or `BadInputError` with the one option that is wrong."""
+    """The choices, or `BadInputError` with the one option that is wrong; `ProgramMissingError` for a hub that is not
+    there."""
     _within("sites", options.sites, 2, 32)
     _within("rounds", options.rounds, 1, 1000)
     _within("epochs", options.epochs, 1, 100)
@@ -78,6 +89,9 @@ def checked_choices(options: DemoOptions) -> Choices:
         _within("port", options.port, 1024, 65535)
     _one_of("method", options.method, tuple(METHODS))
     _one_of("encoder", options.encoder, get_args(Encoder))
+    _one_of("hub", options.hub, get_args(HubKind))
+    if options.hub == "sftpgo":
+        find_program()
     check_device(options.device)
     return Choices.model_validate(
         {

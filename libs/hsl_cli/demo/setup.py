@@ -29,6 +29,7 @@ from hsl_model.protocol.views import NodeCreated, NodeView, RunView
 from node_agent.coordinator_client import CoordinatorError
 from node_agent.enrol import enrol
 from node_agent.status import RunSummary, SiteStatus
+from sftpgo_hub.program import find_program
 
 Answer = TypeVar("Answer")
 START_TIMEOUT_S = 60.0  # a service that cannot start must fail the demo instead of hanging it
@@ -55,7 +56,9 @@ class Alliance:
         self.processes.wait_for(ready.exists, "hub", START_TIMEOUT_S)
         self.processes.start(coordinator_program(self.layout, self.memory))
         self.processes.wait_for(self._coordinator_ready, "coordinator", START_TIMEOUT_S)
-        self.note(f"coordinator at {self.memory.url}, hub at 127.0.0.1:{self.memory.ports.hub}")
+        self.note(
+            f"coordinator at {self.memory.url}, {self.memory.choices.hub} hub at 127.0.0.1:{self.memory.ports.hub}"
+        )
 
     def _coordinator_ready(self) -> bool:
         with self.coordinator() as coordinator:
@@ -164,7 +167,14 @@ def hub_program(layout: Layout, memory: Memory) -> Program:
         "HSL_HUB_ADMIN_PORT": str(memory.ports.hub_admin),
         "HSL_HUB_ADMIN_TOKEN": memory.hub_admin_token,
     }
-    return Program("hub", "embedded_hub", environment)
+    if memory.choices.hub == "embedded":
+        return Program("hub", "embedded_hub", environment)
+    server = {
+        "HSL_HUB_REST_PORT": str(memory.ports.hub_rest),
+        "HSL_HUB_METRICS_PORT": str(memory.ports.hub_metrics),
+        "HSL_SFTPGO": str(find_program()),
+    }
+    return Program("hub", "sftpgo_hub", {**environment, **server})
 
 
 def coordinator_program(layout: Layout, memory: Memory) -> Program:
@@ -173,6 +183,7 @@ def coordinator_program(layout: Layout, memory: Memory) -> Program:
         "HSL_COORDINATOR_HOST": "127.0.0.1",
         "HSL_COORDINATOR_PORT": str(memory.ports.coordinator),
         "HSL_COORDINATOR_ADMIN_TOKEN": memory.admin_token,
+        "HSL_COORDINATOR_HUB_KIND": memory.choices.hub,
         "HSL_COORDINATOR_HUB_ADMIN_URL": json.loads((layout.hub / "hub.json").read_text())["admin_url"],
         "HSL_COORDINATOR_HUB_ADMIN_TOKEN": memory.hub_admin_token,
         "HSL_COORDINATOR_WORKDIR": str(layout.coordinator),

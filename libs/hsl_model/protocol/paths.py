@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from hsl_model.protocol.errors import RemotePathError
 
+NODES = "/nodes"
+COORDINATOR_USER = "hsl.coordinator"  # its name on a hub that has users; the dot keeps it apart from every node
 NODE_ID_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$"
 RUN_ID_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
@@ -37,7 +39,7 @@ class ManifestPath:
 
 
 def node_folder(node_id: str) -> str:
-    return f"/nodes/{_checked(node_id, NODE_ID_PATTERN, 'node id')}"
+    return f"{NODES}/{_checked(node_id, NODE_ID_PATTERN, 'node id')}"
 
 
 def tensor_path(node_id: str, sha256: str) -> str:

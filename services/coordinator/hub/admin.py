@@ -1,7 +1,9 @@
 """What the coordinator asks of any hub: one protocol, one conformance suite, an implementation per server."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
 
 from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.messages import HubAddress
@@ -38,6 +40,44 @@ class HubAdmin(Protocol):
         """Whether the hub answers, to us. Never raises."""
 
 
+@dataclass(frozen=True)
+class RosterAccount:
+    """What the ledger says of a node. `ssh_public_key` None: not enrolled yet."""
+
+    ssh_public_key: str | None
+    is_revoked: bool
+
+
+class DriftKind(StrEnum):
+    """How an account on the hub differs from the ledger."""
+
+    UNKNOWN = "unknown"  # the ledger has no such node
+    REVOKED = "revoked"  # it could still log in
+    MISSING = "missing"  # enrolled, and not on the hub
+    CLOSED = "closed"  # enrolled, and cannot log in
+    KEY = "key"  # another key than the node enrolled with
+    RIGHTS = "rights"  # other permissions, limits or filters
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the hub's admin cuts it by itself."""
+        return self in (DriftKind.UNKNOWN, DriftKind.REVOKED)
+
+
+@dataclass(frozen=True)
+class Drift:
+    username: str
+    kind: DriftKind
+
+
+@runtime_checkable
+class ComparingHubAdmin(Protocol):
+    """A hub whose users others can change as well, so that they are compared with the ledger."""
+
+    def drift(self, roster: Callable[[], Mapping[str, RosterAccount]]) -> tuple[Drift, ...]:
+        """The differences, after cutting who is unknown or revoked. Never opens or makes an account."""
+
+
 class HubAdminError(HslError):
     """Base of what can go wrong between coordinator and hub."""
 
@@ -54,6 +94,13 @@ class HubTokenError(HubAdminError):
     http_status = 502
     title = "The hub refuses the coordinator"
     template = "The hub at {url} refuses our token: HSL_COORDINATOR_HUB_ADMIN_TOKEN must equal HSL_HUB_ADMIN_TOKEN."
+
+
+class HubLoginError(HubTokenError):
+    template = (
+        "SFTPGo at {url} does not let the coordinator in: HSL_COORDINATOR_HUB_ADMIN_TOKEN must equal "
+        "HSL_HUB_ADMIN_TOKEN, and HSL_HUB_COORDINATOR_ADDRESSES must hold the coordinator's address."
+    )
 
 
 class HubRefusedError(HubAdminError):

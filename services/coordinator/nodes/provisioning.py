@@ -2,14 +2,24 @@
 
 import structlog
 
-from coordinator.hub.admin import HubAdmin, HubAdminError
+from coordinator.events import service as events
+from coordinator.hub.admin import ComparingHubAdmin, DriftKind, HubAdmin, HubAdminError, RosterAccount
 from coordinator.kernel import Kernel
 from coordinator.nodes import repository
 from coordinator.nodes.errors import HubUnreachableError
 from coordinator.rounds import retention
 from hsl_model.protocol.messages import HubAddress
+from hsl_model.protocol.states import NodeStatus
 
 _log = structlog.get_logger(__name__)
+_ADVICE = {
+    DriftKind.UNKNOWN: "It was cut. If it was to be a node, add it under another id.",
+    DriftKind.REVOKED: "It was cut again. Find out who had opened it.",
+    DriftKind.MISSING: "Give the node a new code (`hsl nodes add NODE --new-code`) and let its site enrol again.",
+    DriftKind.CLOSED: "Give the node a new code (`hsl nodes add NODE --new-code`) and let its site enrol again.",
+    DriftKind.KEY: "Find out whose key that is; a new code and enrolment, or a revocation, sets it right.",
+    DriftKind.RIGHTS: "Somebody changed them, or the coordinator's settings did; the node's next enrolment sets them.",
+}
 
 
 def make_account(hub: HubAdmin, node_id: str, ssh_public_key: str) -> HubAddress:
@@ -67,6 +77,37 @@ def tidy(kernel: Kernel, node_id: str) -> None:
     with kernel.transaction() as session:
         retention.forget(session, node_id, free, kernel.clock.now())
     _log.info("hub_tidied", node_id=node_id, num_files=len(free))
+
+
+def compare(kernel: Kernel) -> None:
+    """Hold the hub's users against the ledger; each difference becomes an event. Raises `HubUnreachableError`."""
+    hub = kernel.hub
+    if not isinstance(hub, ComparingHubAdmin):
+        return
+
+    def roster() -> dict[str, RosterAccount]:
+        with kernel.snapshot() as session:
+            return {
+                node.node_id: RosterAccount(node.ssh_public_key, node.status == NodeStatus.REVOKED)
+                for node in repository.every(session)
+            }
+
+    try:
+        drifts = hub.drift(roster)
+    except HubAdminError as error:
+        raise _unreachable("its users", error) from error
+    known = roster()
+    with kernel.transaction() as session:
+        for drift in drifts:
+            node_id = drift.username if drift.username in known else None
+            what: dict[str, events.EventValue] = {
+                "username": drift.username,
+                "what": drift.kind.value,
+                "cut": drift.kind.is_cut,
+                "advice": _ADVICE[drift.kind],
+            }
+            events.append(session, kernel.clock, "hub.drift", events.TICK, None, None, node_id, **what)
+            _log.warning("hub_drift", **what)
 
 
 def _unreachable(node_id: str, error: HubAdminError) -> HubUnreachableError:

@@ -89,6 +89,10 @@ def ever_enrolled(session: Session) -> list[str]:
     return list(session.scalars(query.order_by(NodeRow.node_id)))
 
 
+def every(session: Session) -> Sequence[NodeRow]:
+    return session.scalars(select(NodeRow).order_by(NodeRow.node_id)).all()
+
+
 def note_account(session: Session, node_id: str, ssh_public_key: str | None, now: datetime) -> None:
     """The hub has this key; unless the node enrolled anew or was revoked meanwhile, that is what it should have."""
     session.execute(

@@ -9,8 +9,10 @@ import pytest
 
 from coordinator.hub.admin import HubAdmin
 from coordinator.hub.embedded import EmbeddedHubAdmin
+from coordinator.hub.sftpgo import SftpgoHubAdmin
 from hsl_model.protocol.messages import HubAddress
 from tests.embedded_hub.helpers import HubProcess
+from tests.sftpgo.helpers import SftpgoProcess
 
 _numbers = itertools.count(1)
 
@@ -30,11 +32,25 @@ def hub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess
         yield running
 
 
-@pytest.fixture(params=["embedded hub"])
+@pytest.fixture(scope="session")
+def sftpgo_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpgoProcess]:
+    with SftpgoProcess(tmp_path_factory.mktemp("sftpgo")) as running:
+        yield running
+
+
+HUBS = ("embedded hub", pytest.param("sftpgo", marks=pytest.mark.sftpgo))
+
+
+@pytest.fixture(params=HUBS)
 def managed(request: pytest.FixtureRequest) -> Iterator[ManagedHub]:
     """A further hub is one more parameter here."""
-    process: HubProcess = request.getfixturevalue("hub_process")
-    admin = EmbeddedHubAdmin(process.admin_url, process.token)
+    name = {"embedded hub": "hub_process", "sftpgo": "sftpgo_process"}[request.param]
+    process: HubProcess = request.getfixturevalue(name)
+    admin: EmbeddedHubAdmin | SftpgoHubAdmin
+    if isinstance(process, SftpgoProcess):
+        admin = process.open_admin()
+    else:
+        admin = EmbeddedHubAdmin(process.admin_url, process.token)
     info = process.info
     address = HubAddress(host=info["host"], port=info["port"], username="nobody", host_key=info["host_key"])
     yield ManagedHub(admin, process.folder, address)

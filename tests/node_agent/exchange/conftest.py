@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from node_agent.exchange import open_exchange
 from node_agent.exchange.base import Exchange
 from node_agent.exchange.directory import DirectoryExchange
 from tests.embedded_hub.helpers import HubProcess, Login
+from tests.sftpgo.helpers import SftpgoProcess
 
 _numbers = itertools.count(1)
 
@@ -18,6 +20,12 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     with HubProcess(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sftpgo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpgoProcess]:
+    with SftpgoProcess(tmp_path_factory.mktemp("sftpgo")) as running:
         yield running
 
 
@@ -39,7 +47,7 @@ class _Site:
         self.node_id, self.exchange, self.folder = node_id, exchange, folder
 
 
-@pytest.fixture(params=["directory", "embedded hub"])
+@pytest.fixture(params=["directory", "embedded hub", pytest.param("sftpgo", marks=pytest.mark.sftpgo)])
 def new_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Site]]:
     """Makes nodes that share a hub. A further hub is one more parameter here."""
     made: list[_Site] = []
@@ -51,13 +59,14 @@ def new_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
         made.append(_Site(node_id, DirectoryExchange(tmp_path / "hub", node_id), folder))
         return made[-1]
 
-    def embedded_hub() -> Site:
-        hub: HubProcess = request.getfixturevalue("hub")
+    def served(name: str) -> Site:
+        hub: HubProcess = request.getfixturevalue(name)
         login = hub.add(f"site-{next(_numbers)}")
         exchange = open_exchange(hub.address(login), login.key, login.node_id)
         made.append(_Site(login.node_id, exchange, hub.folder(login.node_id)))
         return made[-1]
 
-    yield {"directory": directory, "embedded hub": embedded_hub}[request.param]
+    makers = {"directory": directory, "embedded hub": partial(served, "hub"), "sftpgo": partial(served, "sftpgo")}
+    yield makers[request.param]
     for site in made:
         site.exchange.close()

@@ -1,0 +1,1 @@
+"""SFTPGo, the hub of a real alliance: prepared, started, looked after and restarted on request."""
