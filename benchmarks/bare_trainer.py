@@ -25,29 +25,36 @@ def specs() -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec.model_validate(item) for item in listed)
 
 
-def model(key: tuple[int, ...]) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(key)
-    return {
-        spec.name: np.array(key[0], np.int64)
-        if spec.dtype == "I64"
-        else random.standard_normal(spec.shape, dtype=np.float32)
-        for spec in specs()
-    }
+class Model:
+    """Drawn once, so that a "trained" model costs one addition per element: what is measured is its way to the disk."""
+
+    def __init__(self) -> None:
+        self._specs = specs()
+        random = np.random.default_rng(0)
+        self._drawn = {spec.name: random.standard_normal(spec.shape, dtype=np.float32) for spec in self._specs}
+
+    def trained(self, key: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Another one for each key."""
+        shift = np.random.default_rng(key).standard_normal(dtype=np.float32)
+        return {
+            spec.name: np.array(key[0], np.int64) if spec.dtype == "I64" else self._drawn[spec.name] + shift
+            for spec in self._specs
+        }
 
 
-def answer(request: Message) -> Message:
+def answer(model: Model, request: Message) -> Message:
     if isinstance(request, m.Prepare):
         return m.Prepared(counts=TruthCounts(training=COUNTS, validation=COUNTS, test=COUNTS), lines=())
     if isinstance(request, m.Describe):
         return m.Described(shared=specs(), full=specs())
     if isinstance(request, m.Initialise):
         request.folder.mkdir(parents=True, exist_ok=True)
-        return trained(write_tensors(request.folder / "shared.safetensors", model((0,))), 0)
+        return trained(write_tensors(request.folder / "shared.safetensors", model.trained((0,))), 0)
     if isinstance(request, m.TrainRound):
         work = request.work
         request.workspace.mkdir(parents=True, exist_ok=True)
         key = (work.round_number, *work.node_id.encode())
-        return trained(write_tensors(request.workspace / "shared.safetensors", model(key)), 10)
+        return trained(write_tensors(request.workspace / "shared.safetensors", model.trained(key)), 10)
     if isinstance(request, m.Validate):
         return m.Validated(metrics=ValidationMetrics(auc=0.5, num_cases=10))
     raise NotImplementedError(type(request).__name__)
@@ -63,6 +70,7 @@ def trained(made: FileFacts, num_cases: int) -> m.Trained:
 
 
 if __name__ == "__main__":
+    drawn = Model()
     for line in sys.stdin.buffer:
-        sys.stdout.buffer.write(m.to_line(answer(m.REQUEST.validate_json(line))))
+        sys.stdout.buffer.write(m.to_line(answer(drawn, m.REQUEST.validate_json(line))))
         sys.stdout.buffer.flush()
