@@ -66,6 +66,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     publish(temporary, path)
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """The same for what only its owner may read: mode 0600 from the first byte on."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    publish(temporary, path)
+
+
 def publish(temporary: Path, final: Path) -> None:
     """Give a finished file its name. Both must lie in one folder; afterwards bytes and name are on the disk."""
     _fsync(temporary)

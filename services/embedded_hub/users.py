@@ -10,7 +10,7 @@ import asyncssh
 from pydantic import Field, ValidationError
 
 from embedded_hub.errors import AlreadyServedError, KeyInvalidError, NoSuchNodeError, UsersFileError
-from hsl_model.durable import publish
+from hsl_model.durable import write_private
 from hsl_model.protocol.config import Message, NodeId
 
 KEY_TYPE = "ssh-ed25519"
@@ -93,16 +93,6 @@ def ensure_host_key(path: Path) -> asyncssh.SSHKey:
 
 def host_key_line(key: asyncssh.SSHKey) -> str:
     return _line(key)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Durable, atomic, and mode 0600 from the first byte on."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    publish(temporary, path)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from hsl_model.protocol.retry import RetryPolicy
+
 
 class NodeSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HSL_NODE_", frozen=True, extra="forbid")
@@ -25,7 +27,7 @@ class NodeSettings(BaseSettings):
     # The coordinator calls a node late after 90 s without contact; a quarter of that survives three lost messages.
     heartbeat_interval_s: float = Field(default=20.0, gt=0)
     # The longest pause between two tries: after a night's VPN drop the site is back within half a minute.
-    retry_cap_s: float = Field(default=30.0, gt=0)
+    retry_cap_s: float = Field(default=RetryPolicy.cap_s, gt=0)
     # A training child that hangs (a driver, a dead disk) would hold the round for ever; it is replaced instead.
     training_stall_s: float = Field(default=900.0, gt=0)
     # Transfers must not take the line that the clinic works with. Below 16 KiB/s a model would take hours.

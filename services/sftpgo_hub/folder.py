@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from hsl_model.durable import publish
+from hsl_model.durable import write_private
 from hsl_model.protocol.paths import COORDINATOR_USER, NODES
 from sftpgo_hub.errors import AlreadyServedError, HostKeyError
 from sftpgo_hub.settings import HubSettings
@@ -117,16 +117,6 @@ def _ensure_host_key(path: Path) -> str:
     if not isinstance(key, Ed25519PrivateKey):
         raise HostKeyError(path=path)
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Durable, atomic, and mode 0600 from the first byte on."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    publish(temporary, path)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from hsl_cli.demo.ports import choose_ports
 from hsl_cli.demo.settings import Choices, Memory
 from hsl_cli.errors import BadInputError
-from hsl_model.durable import write_bytes
+from hsl_model.durable import write_private
 
 
 @dataclass(frozen=True)
@@ -116,15 +116,6 @@ def remember(layout: Layout, memory: Memory) -> None:
     write_private(layout.memory, memory.model_dump_json(indent=2).encode())
     address = json.dumps({"url": memory.url, "token": memory.admin_token}, indent=2)
     write_private(layout.admin, address.encode())
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Secrets are readable by their owner only, from the first byte on."""
-    before = os.umask(0o077)
-    try:
-        write_bytes(path, data)
-    finally:
-        os.umask(before)
 
 
 def forget(layout: Layout) -> None:

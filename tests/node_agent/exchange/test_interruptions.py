@@ -212,36 +212,30 @@ def test_a_line_that_falls_silent_ends_the_transfer_and_only_it(
     assert target.read_bytes() == content.data
 
 
+class Slow(Watch):
+    """Takes 0.2 s for every piece."""
+
+    num_pauses = 0
+
+    def moved(self, done: int, total: int) -> None:
+        self.num_pauses += threading.Event().wait(0.2) is False
+        super().moved(done, total)
+
+
 def test_a_slow_line_is_not_a_stalled_one(site: tuple[SftpExchange, str], line: Line, content: Content) -> None:
     """The stall rule counts from the last byte, not from the start: a transfer may take many times `stall_s`."""
     exchange, node_id = site
-    pauses = 0
-
-    class Slow(Watch):
-        def moved(self, done: int, total: int) -> None:
-            nonlocal pauses
-            pauses += threading.Event().wait(0.2) is False
-            super().moved(done, total)
-
-    exchange._link.stall_s = 0.5
-    exchange.put_tensors(content.path, node_id, content.sha256, Slow())
-    assert pauses * 0.2 > 2 * 0.5
+    exchange._link.stall_s, slow = 0.5, Slow()
+    exchange.put_tensors(content.path, node_id, content.sha256, slow)
+    assert slow.num_pauses * 0.2 > 2 * 0.5
 
 
 def test_a_slow_download_is_not_a_stalled_one(site: tuple[SftpExchange, str], content: Content, tmp_path: Path) -> None:
     put(site, content, Watch())
     exchange, node_id = site
-    exchange._link.stall_s = 0.5
-    pauses = 0
-
-    class Slow(Watch):
-        def moved(self, done: int, total: int) -> None:
-            nonlocal pauses
-            pauses += threading.Event().wait(0.2) is False
-            super().moved(done, total)
-
-    exchange.get_tensors(node_id, content.sha256, len(content), tmp_path / "target", Slow())
-    assert pauses * 0.2 > 2 * 0.5
+    exchange._link.stall_s, slow = 0.5, Slow()
+    exchange.get_tensors(node_id, content.sha256, len(content), tmp_path / "target", slow)
+    assert slow.num_pauses * 0.2 > 2 * 0.5
 
 
 def test_a_cancelled_transfer_does_not_wait_for_a_silent_line(
