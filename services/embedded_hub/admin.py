@@ -8,21 +8,19 @@ GET  /nodes/{id}/files        names and sizes
 POST /nodes/{id}/release      delete these files, of revoked nodes too
 """
 
-import hmac
 from typing import Annotated, cast
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import Field
 
-from embedded_hub.errors import HubError
 from embedded_hub.server import HubParts
 from hsl_model.protocol.config import Message, NodeId
 from hsl_model.protocol.errors import HslError
-from hsl_model.protocol.messages import Problem
+from hub_kit.admin import authorised, on_error, problem
+from hub_kit.errors import HubError
 
 _log = structlog.get_logger(__name__)
 
@@ -54,13 +52,6 @@ class ReleaseRequest(Message):
     names: tuple[str, ...] = Field(max_length=10_000)
 
 
-class TokenWrongError(HubError):
-    code = "hub_token_wrong"
-    http_status = 401
-    title = "Not the hub's admin token"
-    template = "The token is missing or not the hub's HSL_HUB_ADMIN_TOKEN."
-
-
 class RequestInvalidError(HubError):
     code = "request_invalid"
     http_status = 422
@@ -73,16 +64,9 @@ def create_admin(token: str, address: Address, parts: HubParts) -> FastAPI:
     app = FastAPI(title="HeteroSync embedded hub", openapi_url=None)
     app.state.token, app.state.address, app.state.parts = token, address, parts
     app.include_router(router)
-    app.add_exception_handler(HslError, _on_error)
+    app.add_exception_handler(HslError, on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     return app
-
-
-async def _authorised(
-    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
-) -> None:
-    if given is None or not hmac.compare_digest(given.credentials.encode(), request.app.state.token.encode()):
-        raise TokenWrongError
 
 
 async def _parts(request: Request) -> HubParts:
@@ -90,7 +74,7 @@ async def _parts(request: Request) -> HubParts:
 
 
 Parts = Annotated[HubParts, Depends(_parts)]
-router = APIRouter(dependencies=[Depends(_authorised)])
+router = APIRouter(dependencies=[Depends(authorised)])
 
 
 @router.get("/address")
@@ -129,25 +113,9 @@ async def release(parts: Parts, node_id: NodeId, body: ReleaseRequest) -> None:
         parts.files.release(node_id, name)
 
 
-def _problem(error: HslError) -> JSONResponse:
-    problem = Problem(
-        type=f"urn:heterosync:problem:{error.code}",
-        title=error.title,
-        status=error.http_status,
-        detail=error.sentence(),
-        code=error.code,
-    )
-    return JSONResponse(problem.model_dump(), error.http_status, media_type="application/problem+json")
-
-
-def _on_error(request: Request, error: Exception) -> JSONResponse:
-    del request
-    return _problem(error if isinstance(error, HslError) else HslError())
-
-
 def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     del request
     if not isinstance(error, RequestValidationError):
-        return _problem(HslError())
+        return problem(HslError())
     first = error.errors()[0]
-    return _problem(RequestInvalidError(where=".".join(map(str, first["loc"])), reason=first["msg"]))
+    return problem(RequestInvalidError(where=".".join(map(str, first["loc"])), reason=first["msg"]))

@@ -1,10 +1,6 @@
 """What the admin API and the start of the hub refuse, in sentences."""
 
-from hsl_model.protocol.errors import HslError
-
-
-class HubError(HslError):
-    """Base of the hub's own errors."""
+from hub_kit.errors import HubError
 
 
 class NoSuchNodeError(HubError):
@@ -19,13 +15,6 @@ class KeyInvalidError(HubError):
     http_status = 422
     title = "Not an SSH public key"
     template = "The key of {node_id} is not an ssh-ed25519 public key in OpenSSH format; let the agent make its keys."
-
-
-class AlreadyServedError(HubError):
-    code = "hub_already_served"
-    http_status = 409
-    title = "Another hub works in this folder"
-    template = "Another hub already serves {root}; stop it first, or use another folder."
 
 
 class UsersFileError(HubError):

@@ -8,33 +8,23 @@ key and, of unfinished uploads, parts that their owners resume.
 
 import asyncio
 import json
-import signal
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
-import uvicorn
-from fastapi import FastAPI
 
 from embedded_hub.admin import Address, create_admin
 from embedded_hub.files import HubFiles
-from embedded_hub.logs import configure_logs
 from embedded_hub.server import Connections, HubParts, listen
 from embedded_hub.settings import ADMIN_HOST, HubSettings
-from embedded_hub.users import Users, ensure_host_key, host_key_line, lock_folder
+from embedded_hub.users import Users, ensure_host_key, host_key_line
 from hsl_model.durable import write_bytes
 from hsl_model.memory import keep_freed_memory
+from hub_kit.admin import serving
+from hub_kit.logs import configure_logs
+from hub_kit.process import lock_folder, until_signalled
 
 _log = structlog.get_logger(__name__)
-
-
-class _AdminServer(uvicorn.Server):
-    """Leaves the signals to the hub, which has two servers to end."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 @asynccontextmanager
@@ -49,7 +39,7 @@ async def running_hub(settings: HubSettings, files: HubFiles | None = None) -> A
             host = settings.public_host or settings.host
             address = Address(host=host, port=sftp.get_port(), host_key=host_key_line(host_key))
             app = create_admin(settings.admin_token.get_secret_value(), address, HubParts(users, files, connections))
-            async with _serving(app, settings.admin_port) as admin_port:
+            async with serving(app, ADMIN_HOST, settings.admin_port) as admin_port:
                 ready = {**address.model_dump(), "admin_url": f"http://{ADMIN_HOST}:{admin_port}"}
                 write_bytes(settings.ready_file, json.dumps(ready, indent=2).encode() + b"\n")
                 _log.info("serving", host=settings.host, port=address.port, admin_url=ready["admin_url"])
@@ -59,31 +49,8 @@ async def running_hub(settings: HubSettings, files: HubFiles | None = None) -> A
                     connections.end_all()
 
 
-@asynccontextmanager
-async def _serving(app: FastAPI, port: int) -> AsyncIterator[int]:
-    """The admin API on loopback; yields its port once it answers."""
-    with socket.create_server((ADMIN_HOST, port)) as listener:
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
-        server = _AdminServer(config)
-        task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            server.should_exit = True
-            await task
-
-
-async def _serve(settings: HubSettings) -> None:
-    end = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end.set)
-    async with running_hub(settings):
-        await end.wait()
-    _log.info("ended")
-
-
 def serve(settings: HubSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `HubError` if the folder cannot be served, `OSError` if a port is taken."""
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, ("asyncssh", "uvicorn", "asyncio"))
     keep_freed_memory()
-    asyncio.run(_serve(settings))
+    asyncio.run(until_signalled(running_hub(settings)))

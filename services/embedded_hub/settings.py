@@ -6,15 +6,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from hub_kit.settings import strong
+
 ADMIN_HOST = "127.0.0.1"  # whoever reaches the admin API can read and cut every node: it never leaves the machine
-
-
-def _strong(secret: SecretStr) -> SecretStr:
-    """The coordinator refuses weak secrets by a longer list; here only what no generator would give."""
-    value = secret.get_secret_value()
-    if len(value) < 24 or len(set(value)) < 8:
-        raise ValueError("too easy to guess; make one with `openssl rand -hex 24`, the same for hub and coordinator")
-    return secret
 
 
 class HubSettings(BaseSettings):
@@ -25,7 +19,7 @@ class HubSettings(BaseSettings):
     port: int = Field(default=2022, ge=0, le=65535, description="0: any free one; hub.json names it")
     public_host: str | None = Field(default=None, description="what nodes connect to; None: `host`")
     admin_port: int = Field(default=2080, ge=0, le=65535, description="loopback only; 0: any free one")
-    admin_token: Annotated[SecretStr, AfterValidator(_strong)]
+    admin_token: Annotated[SecretStr, AfterValidator(strong)]
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

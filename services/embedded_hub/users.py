@@ -1,15 +1,11 @@
 """Who may log in: node ids and their public keys, in one small file that is replaced as a whole at every change."""
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import asyncssh
 from pydantic import Field, ValidationError
 
-from embedded_hub.errors import AlreadyServedError, KeyInvalidError, NoSuchNodeError, UsersFileError
+from embedded_hub.errors import KeyInvalidError, NoSuchNodeError, UsersFileError
 from hsl_model.durable import write_private
 from hsl_model.protocol.config import Message, NodeId
 
@@ -93,16 +89,3 @@ def ensure_host_key(path: Path) -> asyncssh.SSHKey:
 
 def host_key_line(key: asyncssh.SSHKey) -> str:
     return _line(key)
-
-
-@contextmanager
-def lock_folder(root: Path) -> Iterator[None]:
-    """Two hubs on one folder would undo each other's users."""
-    descriptor = os.open(root / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise AlreadyServedError(root=root) from error
-    finally:
-        os.close(descriptor)

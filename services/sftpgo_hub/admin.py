@@ -6,18 +6,14 @@ POST /restart     end every connection; answered when a new SFTPGo serves
 Users and files are SFTPGo's matter: the coordinator speaks with its REST API. Here is only what that cannot do.
 """
 
-import hmac
-from typing import Annotated, cast
+from typing import cast
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from hsl_model.protocol.config import Message
 from hsl_model.protocol.errors import HslError
-from hsl_model.protocol.messages import Problem
-from sftpgo_hub.errors import TokenWrongError
+from hub_kit.admin import authorised, on_error
 from sftpgo_hub.supervisor import Supervisor
 
 _log = structlog.get_logger(__name__)
@@ -35,18 +31,11 @@ def create_admin(token: str, address: Address, supervisor: Supervisor) -> FastAP
     app = FastAPI(title="HeteroSync SFTPGo hub", openapi_url=None)
     app.state.token, app.state.address, app.state.supervisor = token, address, supervisor
     app.include_router(router)
-    app.add_exception_handler(HslError, _on_error)
+    app.add_exception_handler(HslError, on_error)
     return app
 
 
-async def _authorised(
-    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
-) -> None:
-    if given is None or not hmac.compare_digest(given.credentials.encode(), request.app.state.token.encode()):
-        raise TokenWrongError
-
-
-router = APIRouter(dependencies=[Depends(_authorised)])
+router = APIRouter(dependencies=[Depends(authorised)])
 
 
 @router.get("/address")
@@ -58,16 +47,3 @@ async def read_address(request: Request) -> Address:
 async def restart(request: Request) -> None:
     _log.info("restart_asked")
     await cast(Supervisor, request.app.state.supervisor).restart()
-
-
-def _on_error(request: Request, error: Exception) -> JSONResponse:
-    del request
-    known = error if isinstance(error, HslError) else HslError()
-    problem = Problem(
-        type=f"urn:heterosync:problem:{known.code}",
-        title=known.title,
-        status=known.http_status,
-        detail=known.sentence(),
-        code=known.code,
-    )
-    return JSONResponse(problem.model_dump(), known.http_status, media_type="application/problem+json")

@@ -8,11 +8,7 @@ sftpgo/templates/email/     two empty files without which SFTPGo does not start
 sftpgo/env.d/ping.env       lets `sftpgo ping -c sftpgo/` find the health endpoint
 """
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -27,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from hsl_model.durable import write_private
 from hsl_model.protocol.paths import COORDINATOR_USER, NODES
-from sftpgo_hub.errors import AlreadyServedError, HostKeyError
+from sftpgo_hub.errors import HostKeyError
 from sftpgo_hub.settings import HubSettings
 
 ENV_FILE = Path(__file__).with_name("sftpgo.env")
@@ -117,16 +113,3 @@ def _ensure_host_key(path: Path) -> str:
     if not isinstance(key, Ed25519PrivateKey):
         raise HostKeyError(path=path)
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-@contextmanager
-def lock_folder(root: Path) -> Iterator[None]:
-    """Two hubs on one folder would undo each other's users."""
-    descriptor = os.open(root / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise AlreadyServedError(root=root) from error
-    finally:
-        os.close(descriptor)

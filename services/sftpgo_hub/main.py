@@ -9,37 +9,26 @@ the same users, the same host key and, of unfinished uploads, parts that their o
 import asyncio
 import json
 import os
-import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
-import uvicorn
-from fastapi import FastAPI
 
 from hsl_model.durable import write_bytes
+from hub_kit.admin import serving
+from hub_kit.errors import HubError
+from hub_kit.logs import configure_logs
+from hub_kit.process import lock_folder, until_signalled
 from sftpgo_hub.admin import Address, create_admin
-from sftpgo_hub.errors import HubError
-from sftpgo_hub.folder import environment, lock_folder, prepare
-from sftpgo_hub.logs import configure_logs
+from sftpgo_hub.folder import environment, prepare
 from sftpgo_hub.program import find_program
 from sftpgo_hub.settings import HubSettings
 from sftpgo_hub.supervisor import Server, Supervisor
 
-RESTARTS_MAY_TAKE_S = 2  # a request that waits for a server must not keep the hub from ending
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a server that listens everywhere is asked
 
 _log = structlog.get_logger(__name__)
-
-
-class _AdminServer(uvicorn.Server):
-    """Leaves the signals to the hub, which has two servers to end."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 @asynccontextmanager
@@ -60,7 +49,7 @@ async def running_hub(settings: HubSettings) -> AsyncIterator[Supervisor]:
         try:
             await supervisor.start()
             app = create_admin(settings.admin_token.get_secret_value(), address, supervisor)
-            async with _serving(app, settings) as admin_port:
+            async with serving(app, settings.admin_host, settings.admin_port) as admin_port:
                 admin_url = f"http://{_asked(settings.admin_host)}:{admin_port}"
                 ready = {**address.model_dump(), "admin_url": admin_url}
                 write_bytes(settings.ready_file, json.dumps(ready, indent=2).encode() + b"\n")
@@ -90,37 +79,12 @@ def _asked(host: str) -> str:
     return _ANYWHERE.get(host, host)
 
 
-@asynccontextmanager
-async def _serving(app: FastAPI, settings: HubSettings) -> AsyncIterator[int]:
-    """The admin API; yields its port once it answers."""
-    with socket.create_server((settings.admin_host, settings.admin_port)) as listener:
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=RESTARTS_MAY_TAKE_S
-        )
-        server = _AdminServer(config)
-        task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            server.should_exit = True
-            await task
-
-
-async def _serve(settings: HubSettings) -> None:
-    end = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end.set)
-    async with running_hub(settings):
-        await end.wait()
-    _log.info("ended")
-
-
 def serve(settings: HubSettings) -> None:
     """Serve until SIGTERM or SIGINT. A hub that cannot start says why and exits with status 1."""
     os.umask(0o077)  # the nodes' files and the hub's secrets are nobody else's on this machine
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, ("httpx", "uvicorn", "asyncio"))
     try:
-        asyncio.run(_serve(settings))
+        asyncio.run(until_signalled(running_hub(settings)))
     except (HubError, OSError) as error:
         _log.error("cannot_serve", reason=str(error))
         sys.exit(1)

@@ -7,16 +7,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from hub_kit.settings import strong
+
 LOOPBACK = ("127.0.0.1/32", "::1/128")
 MAX_SECRET_BYTES = 72  # it is also a password of SFTPGo's, whose bcrypt takes no more
 
 
-def _strong(secret: SecretStr) -> SecretStr:
-    """The coordinator refuses weak secrets by a longer list; here only what no generator would give."""
-    value = secret.get_secret_value()
-    if len(value) < 24 or len(set(value)) < 8:
-        raise ValueError("too easy to guess; make one with `openssl rand -hex 24`, the same for hub and coordinator")
-    if len(value.encode()) > MAX_SECRET_BYTES:
+def _fits(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value().encode()) > MAX_SECRET_BYTES:
         raise ValueError(f"longer than {MAX_SECRET_BYTES} bytes; make one with `openssl rand -hex 24`")
     return secret
 
@@ -35,7 +33,7 @@ class HubSettings(BaseSettings):
     # Whoever reaches the admin API or REST can cut every node: loopback, or a network of hub and coordinator alone.
     admin_host: str = "127.0.0.1"
     admin_port: int = Field(default=2080, ge=0, le=65535, description="0: any free one; hub.json names it")
-    admin_token: Annotated[SecretStr, AfterValidator(_strong)]
+    admin_token: Annotated[SecretStr, AfterValidator(strong), AfterValidator(_fits)]
     rest_port: int = Field(default=2081, ge=1, le=65535, description="SFTPGo's REST API, on `admin_host`")
     metrics_port: int = Field(default=2082, ge=1, le=65535, description="/metrics and /healthz, on loopback")
     coordinator_addresses: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(

@@ -10,8 +10,9 @@ import paramiko
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from embedded_hub.errors import AlreadyServedError, UsersFileError
+from embedded_hub.errors import UsersFileError
 from embedded_hub.settings import HubSettings
+from hub_kit.errors import AlreadyServedError
 from tests.embedded_hub.helpers import HTTP, PATIENCE_S, HubProcess, HubThread, Login, make_login, names, wait_until
 
 SHA = "ab" * 32

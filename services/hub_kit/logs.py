@@ -7,8 +7,8 @@ import structlog
 from structlog.typing import Processor
 
 
-def configure_logs(level: str) -> None:
-    """Once a process, by `serve`."""
+def configure_logs(level: str, chatty: tuple[str, ...]) -> None:
+    """Once a process, by `serve`. `chatty`: libraries with a line for everything, of which only warnings are wanted."""
     shared: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -33,5 +33,5 @@ def configure_logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for chatty in ("asyncssh", "uvicorn", "asyncio"):  # a line for every channel says nothing
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in chatty:
+        logging.getLogger(name).setLevel(logging.WARNING)
