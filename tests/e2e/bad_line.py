@@ -4,6 +4,7 @@ A message that is sent until it is answered (by node and path) meets two losses 
 and heartbeats, which come for ever, meet all faults in a ring.
 """
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -117,9 +118,14 @@ class BadLine(AbstractContextManager["BadLine"]):
             due = [message for message in waiting if message.overtaken_by >= _NUM_OVERTAKING]
             for message in due:
                 waiting.remove(message)
-                delivery = threading.Thread(target=self._deliver, args=(message,))
+                delivery = threading.Thread(target=self._deliver_copy, args=(message,))
                 self._deliveries.append(delivery)
-                delivery.start()  # nobody waits for the answer to a copy
+                delivery.start()
+
+    def _deliver_copy(self, message: _Message) -> None:
+        """Nobody waits for the answer to a copy, and one that comes when the coordinator has ended is simply lost."""
+        with contextlib.suppress(httpx.TransportError):
+            self._deliver(message)
 
     def _deliver(self, message: _Message) -> httpx.Response:
         return self._http.post(message.path, content=message.body, headers=message.headers)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hsl_model.durable import FULL, DiskFullError
+from hsl_model.memory import keep_all_freed_memory
 from hsl_model.protocol.clock import Clock, SystemClock
 from hsl_model.protocol.config import Message
 from hsl_model.protocol.errors import HslError
@@ -232,6 +233,7 @@ def main() -> None:
     child = Child(sys.stdin.buffer, replies, SystemClock())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the daemon decides
     signal.signal(signal.SIGTERM, lambda *_: child.end())
+    keep_all_freed_memory()
     child.run(Path(sys.argv[1]))
 
 
