@@ -60,7 +60,9 @@ def result_of(workdir: Path, options: tuple[str, ...], killed: Counter[str], kin
 def kill(workdir: Path, kind: str) -> bool:
     """kill -9. False when there is no such process just now."""
     name = kind.removeprefix("child of ")
-    recorded = Record.model_validate_json((workdir / "processes.json").read_bytes()).processes[name]
+    recorded = Record.model_validate_json((workdir / "processes.json").read_bytes()).processes.get(name)
+    if recorded is None:
+        return False  # it was killed a moment ago and is not yet started again
     try:
         victim = psutil.Process(recorded.pid)
         if name != kind:

@@ -1,0 +1,237 @@
+"""What a study may conclude: intervals over training seeds first, the paper's pooled bootstrap second.
+
+    primary            one number a seed (AUC), paired differences, t-interval over the seeds
+    generalisation     two-way bootstrap: seeds x image groups, so that another draw of either is allowed for
+    secondary          the paper's bootstrap over the pooled predictions of all seeds (methods.md 1.9); it takes the
+                       training of each seed for granted, so its intervals are too short
+
+Undefined numbers (a class is missing) are None and stay None: whoever prints them says so.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from sklearn.metrics import average_precision_score
+
+from hsl_model.metrics import roc_auc
+
+Scores = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.uint8]
+Groups = npt.NDArray[np.int64]  # equal numbers: one image and its copies, or one patient
+Weights = npt.NDArray[np.float64]  # how often each image was drawn
+
+THRESHOLD = 0.5  # of the probability, i.e. logit 0 (methods.md 1.9)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate, its `1 - alpha` interval and the two-sided p-value of "no difference"."""
+
+    estimate: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class NodeMetrics:
+    """One model on one set of images. None: undefined, because a class is missing or nothing was called positive."""
+
+    num_positive: int
+    num_negative: int
+    auc: float | None
+    auprc: float | None
+    accuracy: float | None
+    recall: float | None
+    precision: float | None
+
+
+def node_metrics(logits: Scores, labels: Labels) -> NodeMetrics:
+    """Logits (N,) and labels (N,) -> the paper's five metrics; accuracy, recall and precision at probability 0.5."""
+    called = logits > 0
+    positive = labels == 1
+    hits = int((called & positive).sum())
+    num_positive, num_called = int(positive.sum()), int(called.sum())
+    return NodeMetrics(
+        num_positive=num_positive,
+        num_negative=len(labels) - num_positive,
+        auc=roc_auc(logits, labels),
+        auprc=float(average_precision_score(labels, logits)) if 0 < num_positive < len(labels) else None,
+        accuracy=float((called == positive).mean()) if len(labels) else None,
+        recall=hits / num_positive if num_positive else None,
+        precision=hits / num_called if num_called else None,
+    )
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Over seeds; the sd (n - 1) is None for a single one."""
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
+
+
+def paired_difference(first: Mapping[int, float], second: Mapping[int, float], alpha: float = 0.05) -> Interval:
+    """`first` minus `second`, by seed: the primary analysis. t-interval and t-test over the seeds both have.
+
+    Raises `ValueError` for fewer than two common seeds: nothing can be said about the noise of training from one.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if len(seeds) < 2:
+        raise ValueError(f"a paired difference needs at least two seeds that both arms have; they share {len(seeds)}")
+    differences = np.array([first[seed] - second[seed] for seed in seeds])
+    estimate, sd = mean_and_sd(differences.tolist())
+    standard_error = (sd or 0.0) / math.sqrt(len(seeds))
+    if standard_error == 0.0:
+        return Interval(estimate, estimate, estimate, 1.0 if estimate == 0.0 else 0.0)
+    half = float(stats.t.ppf(1 - alpha / 2, len(seeds) - 1)) * standard_error
+    p_value = 2 * float(stats.t.sf(abs(estimate) / standard_error, len(seeds) - 1))
+    return Interval(estimate, estimate - half, estimate + half, p_value)
+
+
+def smallest_detectable(sd: float, num_seeds: int, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The true difference that a paired t-test of `num_seeds` differences with this sd finds with `power`.
+
+    By the usual sum of two t-quantiles; within a few percent of the exact noncentral answer from five seeds on.
+    """
+    if num_seeds < 2:
+        raise ValueError("one seed can detect nothing: its noise is unknown")
+    degrees = num_seeds - 1
+    quantiles = float(stats.t.ppf(1 - alpha / 2, degrees)) + float(stats.t.ppf(power, degrees))
+    return quantiles * sd / math.sqrt(num_seeds)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p-values of the contrasts that were declared before the study (Holm, 1979)."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for rank, (name, p_value) in enumerate(sorted(p_values.items(), key=lambda item: (item[1], item[0]))):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_value))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
+
+
+# --- bootstraps ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """What the seeds of one arm gave the same test images: logits (S, N), labels (N,), groups (N,)."""
+
+    logits: Scores
+    labels: Labels
+    groups: Groups
+
+    def __post_init__(self) -> None:
+        if (
+            self.logits.ndim != 2
+            or self.logits.shape[1:] != self.labels.shape
+            or self.labels.shape != self.groups.shape
+        ):
+            raise ValueError(f"scores {self.logits.shape}, labels {self.labels.shape}, groups {self.groups.shape}")
+
+
+def two_way_bootstrap(
+    first: ArmScores, second: ArmScores, num_resamples: int = 2000, seed: int = 0, alpha: float = 0.05
+) -> Interval:
+    """Mean AUC over seeds, `first` minus `second`, when seeds *and* images are drawn anew, the same for both arms.
+
+    Whole groups are drawn, within strata by the classes that a group holds, so that no resample lacks a class. The
+    percentile interval; p as in `pooled_bootstrap`.
+    """
+    _check_same_images(first, second)
+    random = np.random.default_rng(seed)
+    num_seeds = len(first.logits)
+    weights = group_weights(first.labels, first.groups, num_resamples, random)
+    by_seed = np.stack(
+        [
+            weighted_aucs(one, first.labels, weights) - weighted_aucs(other, first.labels, weights)
+            for one, other in zip(first.logits, second.logits, strict=True)
+        ],
+        axis=1,
+    )  # (B, S)
+    drawn = random.integers(0, num_seeds, (num_resamples, num_seeds))
+    differences = np.take_along_axis(by_seed, drawn, axis=1).mean(axis=1)
+    once = np.ones((1, len(first.labels)))
+    observed = np.mean(
+        [
+            weighted_aucs(one, first.labels, once)[0] - weighted_aucs(other, first.labels, once)[0]
+            for one, other in zip(first.logits, second.logits, strict=True)
+        ]
+    )
+    return _percentile(float(observed), differences, alpha)
+
+
+def pooled_bootstrap(
+    first: ArmScores, second: ArmScores, num_resamples: int = 1000, seed: int = 0, alpha: float = 0.05
+) -> Interval:
+    """The paper's analysis: all seeds' predictions in one list, images drawn within (seed, class).
+
+    Ignores that each seed is one training among many, and that the same images occur once a seed.
+    """
+    _check_same_images(first, second)
+    random = np.random.default_rng(seed)
+    num_seeds, num_images = first.logits.shape
+    labels = np.tile(first.labels, num_seeds)
+    rows = np.arange(num_seeds * num_images)
+    strata = np.repeat(np.arange(num_seeds), num_images) * 2 + labels
+    weights = _drawn_within(strata, rows, num_resamples, random)
+    one, other = first.logits.ravel(), second.logits.ravel()
+    differences = weighted_aucs(one, labels, weights) - weighted_aucs(other, labels, weights)
+    once = np.ones((1, len(labels)))
+    observed = float((weighted_aucs(one, labels, once) - weighted_aucs(other, labels, once))[0])
+    return _percentile(observed, differences, alpha)
+
+
+def weighted_aucs(scores: Scores, labels: Labels, weights: Weights) -> Weights:
+    """AUC of each resample: scores (N,), labels (N,), weights (B, N) of whole numbers -> (B,). Ties count half.
+
+    Raises `ValueError` where a resample lacks a class; the strata of the callers see to it that none does.
+    """
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    first = np.searchsorted(ordered, ordered, side="left")
+    last = np.searchsorted(ordered, ordered, side="right")
+    positive = np.where(labels[order] == 1, weights[:, order], 0.0)
+    negative = np.where(labels[order] == 1, 0.0, weights[:, order])
+    below = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(negative, axis=1)], axis=1)
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    if not pairs.all():
+        raise ValueError("a resample without one of the classes has no AUC")
+    won: Weights = (positive * (below[:, first] + below[:, last])).sum(axis=1) / (2 * pairs)
+    return won
+
+
+def group_weights(labels: Labels, groups: Groups, num_resamples: int, random: np.random.Generator) -> Weights:
+    """How often each image is in each resample (B, N): groups drawn with replacement among those of their classes."""
+    numbers, member_of = np.unique(groups, return_inverse=True)
+    has_positive = np.bincount(member_of, labels == 1, len(numbers)) > 0
+    has_negative = np.bincount(member_of, labels == 0, len(numbers)) > 0
+    strata = has_positive * 2 + has_negative
+    return _drawn_within(strata, np.arange(len(numbers)), num_resamples, random)[:, member_of]
+
+
+def _drawn_within(
+    strata: npt.NDArray[np.int64], items: npt.NDArray[np.int64], num_resamples: int, random: np.random.Generator
+) -> Weights:
+    """(B, number of items): multinomial counts within each stratum."""
+    weights = np.zeros((num_resamples, len(items)))
+    for stratum in np.unique(strata):
+        own = items[strata == stratum]
+        weights[:, own] = random.multinomial(len(own), np.full(len(own), 1 / len(own)), size=num_resamples)
+    return weights
+
+
+def _percentile(observed: float, differences: Weights, alpha: float) -> Interval:
+    """p = min(1, 2 (1 + number of resamples on the other side of zero) / (B + 1)) (methods.md 1.9)."""
+    low, high = np.quantile(differences, (alpha / 2, 1 - alpha / 2))
+    against = int((np.sign(differences) != np.sign(observed)).sum())
+    return Interval(observed, float(low), float(high), min(1.0, 2 * (1 + against) / (len(differences) + 1)))
+
+
+def _check_same_images(first: ArmScores, second: ArmScores) -> None:
+    same = np.array_equal(first.labels, second.labels) and np.array_equal(first.groups, second.groups)
+    if not same or first.logits.shape != second.logits.shape:
+        raise ValueError("both arms must have scored the same images with the same number of seeds")
