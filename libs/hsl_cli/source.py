@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    path: Annotated[Path, typer.Option(help="Folder of class folders, CSV manifest, or .npz file.", show_default=False)]
-    reader: Annotated[str | None, typer.Option(help="folder, csv or npz. Default: told from --path.")] = None
+    path: Annotated[Path, typer.Option(help="Folder, CSV manifest, or .npz file.", show_default=False)]
+    reader: Annotated[
+        str | None,
+        typer.Option(help="folder, csv, npz, dicom, or a data set's name (docs/data-formats.md). Default: by --path."),
+    ] = None
     ignore_class: Annotated[list[str] | None, typer.Option(help="A class that is not used; repeatable.")] = None
     domain: Annotated[
         list[str] | None, typer.Option(help="Only this body region, device, …; repeatable. Default: all.")

@@ -8,13 +8,18 @@ from pydantic import Field, model_validator
 from hsl_data.errors import ClassMappingError
 from hsl_model.protocol.config import Message, TaskConfig
 
+ReaderName = Literal[
+    "folder", "csv", "npz", "dicom",
+    "mura", "rsna", "busbra", "busi", "fracatlas", "kermany", "ham10000", "cifar10",
+]  # fmt: skip
+
 
 class SiteBinding(Message):
     """`classes` maps the site's class names to the task's by name, never by index; every class is mapped or ignored."""
 
     task_id: str = Field(min_length=1, max_length=64)
-    reader: Literal["folder", "csv", "npz"]
-    path: Path = Field(description="folder of class folders, CSV manifest, or .npz file")
+    reader: ReaderName
+    path: Path = Field(description="folder, CSV manifest, or .npz file, as the reader wants it (docs/data-formats.md)")
     classes: dict[str, str] = Field(min_length=1, description="site class -> positive or negative class of the task")
     ignored_classes: tuple[str, ...] = ()
     domains: tuple[str, ...] = Field(default=(), description="only these body regions, devices, ...; empty: all")

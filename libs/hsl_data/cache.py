@@ -31,7 +31,7 @@ from hsl_model.data import ImageSet
 from hsl_model.durable import publish, write_bytes
 from hsl_model.protocol.config import Message, Sha256, TaskConfig
 
-FORMAT = 1  # raise it whenever the same source would give other pixels, splits or files
+FORMAT = 2  # raise it whenever the same source would give other pixels, splits or files
 _MANIFEST = "prepared.json"
 
 

@@ -1,6 +1,6 @@
 """The one abstraction over all sources: a reader yields cases, and nothing behind it knows a file format."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,3 +29,6 @@ class Reader(Protocol):
 
     def cases(self) -> Iterator[Case]:
         """Every case of the source, in any order. Bad images show in `Case.load`, a bad source raises `SourceError`."""
+
+    def skipped(self) -> Mapping[str, int]:
+        """Files and rows of the source that are no cases, counted by reason, for the truth report."""

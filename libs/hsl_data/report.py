@@ -45,6 +45,7 @@ class TruthReport(Message):
     site_classes: dict[str, int] = Field(description="used images by the site's own class names")
     domains: tuple[DomainCounts, ...]
     not_used: dict[Reason, int]
+    skipped: dict[str, int] = Field(default_factory=dict, description="files and rows that are no images, by reason")
     not_used_cases: tuple[NotUsedCase, ...] = Field(description="by name; without ignored classes and other domains")
     num_groups: int
     num_patients_known: int = Field(description="used images whose patient the source names")
@@ -107,6 +108,7 @@ class TruthReport(Message):
             "used by class of this site: " + ", ".join(f"{name} {n}" for name, n in self.site_classes.items()),
         ]
         lines += [f"not used: {count} {REASONS[reason]}" for reason, count in self.not_used.items() if count]
+        lines += [f"not read: {count} {reason}" for reason, count in self.skipped.items()]
         lines += [f"  {case.name}: {case.detail}" for case in self.not_used_cases if case.reason == "unreadable"]
         if self.sat_digest is not None:
             lines.append(f"SAT {self.sat_digest[:12]}: {self.num_sat} images, digest as declared")

@@ -13,6 +13,7 @@ from pathlib import Path
 from hsl_data.arrange import Arrangement, arrange
 from hsl_data.binding import SiteBinding, check_fits
 from hsl_data.cache import CacheSlot
+from hsl_data.cases import Reader
 from hsl_data.decode import Decoded, Scratch, decode_cases, pixel_digest
 from hsl_data.duplicates import DecodedCase
 from hsl_data.mapping import Selection, select_cases
@@ -48,8 +49,7 @@ def prepare_site(
     with slot.lock():
         found = slot.load()
         if found is None:
-            selection = select_cases(reader.cases(), binding, task)
-            _build(slot, selection, binding, task, anchors)
+            _build(slot, reader, binding, task, anchors)
             found = slot.load()
     if found is None:
         raise OSError(f"{slot.folder} is not as it was just written; check the disk")
@@ -58,14 +58,15 @@ def prepare_site(
     return PreparedSite(data, _with_sat(report, anchors, sat_digest))
 
 
-def _build(slot: CacheSlot, selection: Selection, binding: SiteBinding, task: TaskConfig, sat: ImageSet | None) -> None:
+def _build(slot: CacheSlot, reader: Reader, binding: SiteBinding, task: TaskConfig, sat: ImageSet | None) -> None:
+    selection = select_cases(reader.cases(), binding, task)
     with Scratch(slot.begin() / "scratch", task) as scratch:
         decoded = decode_cases(selection.cases, task, scratch)
         decoded.check_budget(binding.max_unreadable_share)
         sat_digests = frozenset() if sat is None else frozenset(map(pixel_digest, sat.images))
         arrangement = arrange(decoded.cases, binding, task, sat_digests)
         report = _report(selection, decoded, arrangement, binding, task)
-        slot.finish(arrangement, scratch, report)
+        slot.finish(arrangement, scratch, report.model_copy(update={"skipped": dict(reader.skipped())}))
 
 
 def _report(

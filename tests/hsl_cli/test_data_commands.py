@@ -66,7 +66,7 @@ def test_sat_prints_the_digest_and_report_looks_for_leaks_into_it(hsl: Hsl, imag
         ((*CLASSES, "--ignore-class", "intact"), "both mapped and ignored"),
         ((*CLASSES, "--domain", "elbow"), "No case has domain"),
         ((*CLASSES, "--max-cases", "1"), "--max-cases"),
-        ((*CLASSES, "--reader", "dicom"), "--reader"),
+        ((*CLASSES, "--reader", "tiff"), "--reader"),
         ((*CLASSES, "--sat", "missing.safetensors"), "--sat missing.safetensors"),
     ],
 )

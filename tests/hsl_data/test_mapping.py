@@ -102,7 +102,7 @@ def test_a_mapping_that_does_not_fit_the_task_is_refused(binding: dict[str, Any]
         {"classes": {"pos": 1, "neg": 0}},
         {"ignored_classes": ("pos",)},
         {"image_root": "/images"},
-        {"reader": "dicom"},
+        {"reader": "tiff"},
         {"max_unreadable_share": 1.5},
         {"max_cases": 1},
         {"split_seed": -1},

@@ -4,7 +4,7 @@ Every file in a class folder counts as an image, so that nothing is left out in 
 reported as unreadable. Hidden files (`.DS_Store`, `._1.png`) and Windows' own are not looked at.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,10 @@ class FolderReader:
         for name in self._names():
             shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # names of any bytes
             yield Case(name=shown, site_class=shown.split("/")[0], load=partial(open_image, self._root / name))
+
+    def skipped(self) -> Mapping[str, int]:
+        hidden = sum(not _looked_at(path.relative_to(self._root)) for path in self._root.rglob("*") if path.is_file())
+        return {"hidden files and the system's own": hidden} if hidden else {}
 
     def _names(self) -> list[str]:
         if not self._root.is_dir():

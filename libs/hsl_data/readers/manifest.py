@@ -6,7 +6,7 @@ Paths start from the manifest's folder (or `image_root`) and may not leave it.
 import csv
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -40,6 +40,9 @@ class ManifestReader:
         for row in self._rows():
             load = partial(_open_inside, self._root, row.path)
             yield Case(name=row.path, site_class=row.label, load=load, group=row.patient, domain=row.domain)
+
+    def skipped(self) -> Mapping[str, int]:
+        return {}
 
     def _raw(self) -> bytes:
         try:

@@ -14,7 +14,7 @@ Arrays of Python objects need pickle and are refused.
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,9 @@ class NpzReader:
                 domain=content.domains[index],
                 source_split=content.splits[index],
             )
+
+    def skipped(self) -> Mapping[str, int]:
+        return {}
 
 
 def read_npz(path: Path) -> NpzContent:
