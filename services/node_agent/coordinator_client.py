@@ -30,6 +30,7 @@ from hsl_model.protocol.messages import (
 )
 from hsl_model.protocol.retry import FailureKind
 from node_agent.egress import EgressLedger
+from node_agent.proxy import ProxyRefusedError, status_in
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -172,6 +173,8 @@ class CoordinatorClient:
 
 def _translated(error: Exception) -> CoordinatorError:
     kind = next(kind for known, kind in TRANSLATION if isinstance(error, known))
+    if isinstance(error, httpx.ProxyError):
+        return CoordinatorError(kind, ProxyRefusedError.code, ProxyRefusedError(status_in(error)).sentence())
     if kind is FailureKind.REJECTED:
         sentence = "The coordinator's address is not usable; check HSL_NODE_COORDINATOR_URL."
     else:

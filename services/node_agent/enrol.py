@@ -20,6 +20,7 @@ from node_agent.errors import NotEnrolledError
 from node_agent.journal import Journal
 from node_agent.keys import NodeKeys, ensure_keys, load_keys
 from node_agent.private_files import private_folder, write_private
+from node_agent.proxy import way_out
 from node_agent.settings import NodeSettings
 
 AGENT_VERSION = "0.1.0"
@@ -54,6 +55,7 @@ def enrol(
     http_transport: httpx.BaseTransport | None = None,
 ) -> NodeFile:
     """Enrol the agent of `settings.workdir` and keep what came back. Raises `CoordinatorError` for a wrong code."""
+    http_transport = http_transport or way_out(settings, coordinator_url)
     private_folder(settings.workdir)
     keys = ensure_keys(settings.keys_folder)
     clock = clock or SystemClock()

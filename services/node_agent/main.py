@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -43,6 +42,7 @@ from node_agent.journal import Journal
 from node_agent.mailbox import Mailbox
 from node_agent.phases import PHASES, PhaseFunction
 from node_agent.poller import Poller
+from node_agent.proxy import proxy_for, way_out
 from node_agent.settings import NodeSettings
 from node_agent.site_api import Site, SiteServer
 from node_agent.store import Store
@@ -123,13 +123,14 @@ class _Agent:
             client.close()
             server.stop()
 
-    def _client(self, http_transport: httpx.BaseTransport | None) -> CoordinatorClient:
+    def _client(self, transport: httpx.BaseTransport | None) -> CoordinatorClient:
+        url = self._settings.coordinator_url or self._identity.node.coordinator_url
         return CoordinatorClient(
-            self._settings.coordinator_url or self._identity.node.coordinator_url,
+            url,
             self._ledger,
             token=self._identity.token,
             boot=self._boot,
-            http_transport=http_transport,
+            http_transport=transport or way_out(self._settings, url),
         )
 
     def _context(self, client: CoordinatorClient, exchange_factory: ExchangeFactory) -> Context:
@@ -150,13 +151,17 @@ class _Agent:
 
 
 def paced_exchange(settings: NodeSettings, clock: Clock) -> ExchangeFactory:
-    """Exchanges that keep the site's limits together: the round's and that of the errands beside it."""
+    """Exchanges that keep the site's limits together, the round's and that of the errands beside it, by its proxy."""
     pace = Pace(
         clock,
         max_upload_bytes_per_s=settings.max_upload_bytes_per_s,
         max_download_bytes_per_s=settings.max_download_bytes_per_s,
     )
-    return partial(open_exchange, pace=pace)
+
+    def opened(hub: HubAddress, ssh_key: Path, node_id: str) -> Exchange:
+        return open_exchange(hub, ssh_key, node_id, pace, proxy_for(settings, hub.host, hub.port))
+
+    return opened
 
 
 @contextmanager

@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hsl_model.protocol.retry import RetryPolicy
 
 
 class NodeSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="HSL_NODE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="HSL_NODE_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     workdir: Path = Field(description="everything the agent keeps; one agent per folder")
     coordinator_url: str | None = Field(default=None, description="None: the one it enrolled with")
@@ -33,7 +33,16 @@ class NodeSettings(BaseSettings):
     # Transfers must not take the line that the clinic works with. Below 16 KiB/s a model would take hours.
     max_upload_bytes_per_s: int | None = Field(default=None, ge=16_384, description="None: as fast as the line is")
     max_download_bytes_per_s: int | None = Field(default=None, ge=16_384, description="None: as fast as the line is")
+    proxy_url: SecretStr | None = Field(
+        default=None, description="http://user:password@host:port; None: HTTPS_PROXY and NO_PROXY as for other programs"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("proxy_url", mode="before")
+    @classmethod
+    def _empty_is_none(cls, given: object) -> object:
+        """A compose file that passes a variable on passes it on empty."""
+        return given or None
 
     @property
     def keys_folder(self) -> Path:

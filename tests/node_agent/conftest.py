@@ -1,7 +1,15 @@
+import itertools
 import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
+
+from tests.embedded_hub.helpers import HubProcess, Login
+from tests.node_agent.tls import WithAuthority
+
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +19,22 @@ def quiet_log() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
         logger_factory=structlog.ReturnLoggerFactory(),
     )
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WithAuthority:
+    """One that this process trusts."""
+    made = WithAuthority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.file))
+    return made
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    with HubProcess(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+@pytest.fixture
+def new_login(hub: HubProcess) -> Callable[[], Login]:
+    return lambda: hub.add(f"hospital-{next(_numbers)}")

@@ -18,6 +18,7 @@ from hsl_model.protocol.messages import HubAddress
 from hsl_model.protocol.retry import FailureKind
 from node_agent.exchange.base import ExchangeError
 from node_agent.exchange.pipeline import MOST_DOWNLOAD_IN_FLIGHT
+from node_agent.proxy import Proxy, ProxyRefusedError, connected
 
 CONNECT_S = 10.0  # a firewall that drops packets would hold a connect for minutes
 HANDSHAKE_S = 20.0  # a frozen hub accepts the connection and then never speaks
@@ -75,8 +76,9 @@ class _BufferedSocket:
 class Link:
     """Raises what Paramiko and the socket raise; the callers translate. Only the keys are read at once."""
 
-    def __init__(self, hub: HubAddress, ssh_key: Path, stall_s: float = STALL_S) -> None:
+    def __init__(self, hub: HubAddress, ssh_key: Path, stall_s: float = STALL_S, proxy: Proxy | None = None) -> None:
         self._hub = hub
+        self._proxy = proxy
         self._pinned = _public_key(hub.host_key)
         self._key = _private_key(ssh_key)
         self.stall_s = stall_s
@@ -137,7 +139,7 @@ class Link:
         return transport
 
     def _new_transport(self) -> paramiko.Transport:
-        sock = socket.create_connection((self._hub.host, self._hub.port), timeout=CONNECT_S)
+        sock = self._new_socket()
         try:
             _tune(sock)
             wrapped = _BufferedSocket(sock, self.stall_s)
@@ -149,6 +151,13 @@ class Link:
         transport.channel_timeout = self.stall_s
         transport.get_security_options().ciphers = CIPHERS
         return transport
+
+    def _new_socket(self) -> socket.socket:
+        try:
+            return connected(self._hub.host, self._hub.port, self._proxy, CONNECT_S)
+        except ProxyRefusedError as error:
+            reason = error.sentence()
+            raise ExchangeError(kind=error.kind, doing="Connecting to the hub", reason=reason) from error
 
     def _channel(self, transport: paramiko.Transport, subsystem: str) -> paramiko.Channel:
         channel = transport.open_session(timeout=self.stall_s)

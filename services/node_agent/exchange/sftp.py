@@ -41,6 +41,7 @@ from node_agent.exchange.failures import is_connection_lost, remote_errors
 from node_agent.exchange.link import STALL_S, Link
 from node_agent.exchange.pace import Pace
 from node_agent.exchange.pipeline import OpenMode, Patience, RemoteFile
+from node_agent.proxy import Proxy
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,15 @@ class SftpExchange:
     """`stall_s`: how long no byte may move before a transfer gives up and is resumed later."""
 
     def __init__(
-        self, hub: HubAddress, ssh_key: Path, node_id: str, stall_s: float = STALL_S, pace: Pace | None = None
+        self,
+        hub: HubAddress,
+        ssh_key: Path,
+        node_id: str,
+        stall_s: float = STALL_S,
+        pace: Pace | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
-        self._link = Link(hub, ssh_key, stall_s)
+        self._link = Link(hub, ssh_key, stall_s, proxy)
         self._node_id = node_id
         self._pace = pace or Pace()
 

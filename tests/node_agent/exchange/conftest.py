@@ -1,4 +1,4 @@
-"""The implementations under one suite, and a hub process for those that need one."""
+"""The implementations under one suite."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -11,27 +11,16 @@ import pytest
 from node_agent.exchange import open_exchange
 from node_agent.exchange.base import Exchange
 from node_agent.exchange.directory import DirectoryExchange
-from tests.embedded_hub.helpers import HubProcess, Login
+from tests.embedded_hub.helpers import HubProcess
 from tests.sftpgo.helpers import SftpgoProcess
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    with HubProcess(tmp_path_factory.mktemp("hub")) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
 def sftpgo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpgoProcess]:
     with SftpgoProcess(tmp_path_factory.mktemp("sftpgo")) as running:
         yield running
-
-
-@pytest.fixture
-def new_login(hub: HubProcess) -> Callable[[], Login]:
-    return lambda: hub.add(f"site-{next(_numbers)}")
 
 
 class Site(Protocol):

@@ -1,8 +1,10 @@
-"""A line between node and hub that counts bytes, and breaks or falls silent after so many of them."""
+"""Lines between node and hub: one that counts bytes, breaks, falls silent or is slow; and a site's CONNECT proxy."""
 
+import base64
 import socket
 import struct
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from enum import Enum, auto
 from types import TracebackType
@@ -15,10 +17,13 @@ class Fault(Enum):
 
 
 class Line(AbstractContextManager["Line"]):
-    """`break_after` counts both directions together, from that call on, over all connections."""
+    """`break_after` counts both directions together, from that call on, over all connections. `bytes_per_s` holds for
+    each direction of a connection."""
 
-    def __init__(self, hub_port: int) -> None:
+    def __init__(self, hub_port: int, bytes_per_s: float | None = None) -> None:
         self._hub_port = hub_port
+        self._bytes_per_s = bytes_per_s
+        self._never = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._lock = threading.Lock()
@@ -74,7 +79,10 @@ class Line(AbstractContextManager["Line"]):
                 node, _ = self._listener.accept()
             except OSError:
                 return
-            hub = socket.create_connection(("127.0.0.1", self._hub_port))
+            hub = self._other_end(node)
+            if hub is None:
+                node.close()
+                continue
             for end in (node, hub):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
@@ -83,11 +91,16 @@ class Line(AbstractContextManager["Line"]):
             self._start(self._forward, node, hub)
             self._start(self._forward, hub, node)
 
+    def _other_end(self, node: socket.socket) -> socket.socket | None:
+        return socket.create_connection(("127.0.0.1", self._hub_port))
+
     def _forward(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError), source:
-            while data := source.recv(65536):
+            while data := source.recv(65536 if self._bytes_per_s is None else 8192):
                 if (data := self._allowed(data)) is None:
                     return
+                if self._bytes_per_s is not None:
+                    self._never.wait(len(data) / self._bytes_per_s)
                 target.sendall(data)
                 if self._is_over():
                     self.cut()
@@ -105,3 +118,43 @@ class Line(AbstractContextManager["Line"]):
                 self._left -= len(data)
             self.num_bytes += len(data)
         return data
+
+
+class ConnectProxy(Line):
+    """A forward proxy that knows CONNECT only. `names`: what "host:port" means here; others do not resolve (502).
+
+    `seen`: each request's target with the status it was answered.
+    """
+
+    def __init__(
+        self, names: Mapping[str, int], credentials: str | None = None, *, status: int | None = None, word: bytes = b""
+    ) -> None:
+        super().__init__(0)
+        self._names = names
+        self._credentials = None if credentials is None else base64.b64encode(credentials.encode()).decode()
+        self._refusal = status
+        self._word = word  # said instead of an answer, by something that is no proxy
+        self.seen: list[tuple[str, int]] = []
+
+    def _other_end(self, node: socket.socket) -> socket.socket | None:
+        request = b""
+        while not request.endswith(b"\r\n\r\n"):
+            if not (piece := node.recv(1)):
+                return None
+            request += piece
+        head, *lines = request.decode("latin-1").split("\r\n")
+        method, target, _ = head.split(" ")
+        headers = {name.lower(): text for name, _, text in (line.partition(": ") for line in lines if line)}
+        status = self._answer_to(method, target, headers)
+        self.seen.append((target, status))
+        node.sendall(self._word or f"HTTP/1.1 {status} Because\r\nX-Of: this proxy\r\n\r\n".encode())
+        return socket.create_connection(("127.0.0.1", self._names[target])) if status == 200 else None
+
+    def _answer_to(self, method: str, target: str, headers: Mapping[str, str]) -> int:
+        if self._refusal is not None:
+            return self._refusal
+        if method != "CONNECT":
+            return 405
+        if self._credentials is not None and headers.get("proxy-authorization") != f"Basic {self._credentials}":
+            return 407
+        return 200 if target in self._names else 502
