@@ -35,6 +35,8 @@ class MemoryHub:
         self._answer("release", node_id, *names)
 
     def address(self, node_id: str) -> HubAddress:
+        if self.is_down:
+            raise HubDownError(url="http://hub.test", reason="ConnectError")
         return HubAddress(host="127.0.0.1", port=2022, username=node_id, host_key="ssh-ed25519 AAAA")
 
     def healthy(self) -> bool:

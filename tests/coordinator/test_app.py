@@ -11,12 +11,12 @@ import pytest
 from coordinator.app import create_app
 from coordinator.tables import NodeRow, RunRow
 from hsl_model.protocol.messages import Problem
-from hsl_model.protocol.transport import API, BOOT_ID_HEADER, BOOT_NUMBER_HEADER, ENROL
+from hsl_model.protocol.transport import API, BOOT_ID_HEADER, BOOT_NUMBER_HEADER, ENROL, HUB_PLACE
 from tests.coordinator.conftest import settings_for
 from tests.coordinator.fakes import MemoryHub
 from tests.coordinator.helpers import Alliance
 
-OPEN = {"/healthz", "/readyz"}
+OPEN = {"/healthz", "/readyz", HUB_PLACE}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_coordinator_is_light() -> None:
         "/runs", "/runs/{run_id}", "/runs/{run_id}/start", "/runs/{run_id}/pause", "/runs/{run_id}/resume",
         "/runs/{run_id}/stop", "/runs/{run_id}/rounds", "/runs/{run_id}/rounds/{round_number}", "/nodes",
         "/nodes/{node_id}", "/nodes/{node_id}/revoke", "/nodes/{node_id}/release", "/nodes/{node_id}/code", "/events",
-        "/enrol", "/node/desired", "/node/heartbeat", "/node/published", "/node/runs/{run_id}/accept",
+        "/enrol", "/enrol/hub", "/node/desired", "/node/heartbeat", "/node/published", "/node/runs/{run_id}/accept",
         "/node/runs/{run_id}/withdraw", "/node/runs/{run_id}/rounds/{round_number}/announce",
         "/node/runs/{run_id}/rounds/{round_number}/refusals", "/node/runs/{run_id}/rounds/{round_number}/fusion",
     ],

@@ -27,6 +27,16 @@ class HubAddress(Message):
     host_key: str = Field(description="OpenSSH public key line the node pins")
 
 
+class HubPlace(Message):
+    """What anybody may know of the hub: where it listens, so that a site's firewall can be opened before it joins.
+
+    The host key to pin comes with the enrolment alone.
+    """
+
+    host: str = Field(max_length=255)
+    port: int = Field(ge=1, le=65535)
+
+
 class EnrolReply(Message):
     node_id: NodeId
     alliance: str

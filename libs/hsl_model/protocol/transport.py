@@ -5,6 +5,7 @@ BOOT_NUMBER_HEADER = "X-HSL-Boot"  # raised at each start of an agent, kept in i
 BOOT_ID_HEADER = "X-HSL-Boot-Id"  # drawn at each start: tells two live agents with one identity apart
 
 ENROL = f"{API}/enrol"
+HUB_PLACE = f"{API}/enrol/hub"  # the one thing told to somebody without a code or a token
 DESIRED = f"{API}/node/desired"
 HEARTBEAT = f"{API}/node/heartbeat"
 PUBLISHED = f"{API}/node/published"

@@ -8,18 +8,19 @@ from coordinator.kit.auth import AdminTokenError, ProtocolVersionError, check_pr
 from coordinator.kit.paging import PagingDep, page_of
 from coordinator.kit.problems import NotFoundError, problems
 from coordinator.kit.session import KernelDep, SessionDep, SnapshotDep
-from coordinator.nodes import enrolment, repository, service
+from coordinator.nodes import enrolment, provisioning, repository, service
 from coordinator.nodes.errors import (
     EnrolmentCodeError,
+    HubUnknownError,
     HubUnreachableError,
     NodeExistsError,
     PublicKeyError,
     RevokedForeverError,
 )
 from coordinator.nodes.schemas import NodeCreate
-from hsl_model.protocol.messages import EnrolReply, EnrolRequest
+from hsl_model.protocol.messages import EnrolReply, EnrolRequest, HubPlace
 from hsl_model.protocol.states import NodeHealth, NodeStatus
-from hsl_model.protocol.transport import API, ENROL
+from hsl_model.protocol.transport import API, ENROL, HUB_PLACE
 from hsl_model.protocol.views import NodeCreated, NodeView, Page
 
 router = APIRouter()
@@ -81,6 +82,18 @@ def renew_code(kernel: KernelDep, session: SessionDep, node_id: str) -> NodeCrea
 def enrol(kernel: KernelDep, request: EnrolRequest) -> EnrolReply:
     """The code admits these keys. The same again is answered with a fresh token until the token is first used."""
     return enrolment.enrol(kernel, request)
+
+
+@router.get(
+    HUB_PLACE,
+    tags=["nodes"],
+    summary="Where the hub listens",
+    dependencies=[Depends(check_protocol)],
+    responses=problems(HubUnknownError, ProtocolVersionError),
+)
+def hub_place(kernel: KernelDep) -> HubPlace:
+    """For `hsl node check` before a site has joined: what its firewall must let through. Needs no token."""
+    return provisioning.hub_place(kernel.hub)
 
 
 router.include_router(_admin)

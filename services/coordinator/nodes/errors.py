@@ -37,6 +37,15 @@ class PublicKeyError(HslError):
     template = "{field} is not an Ed25519 public key ({expected}); let the agent make its keys."
 
 
+class HubUnknownError(HslError):
+    """Told to strangers, so it says nothing of what is behind the coordinator."""
+
+    code = "hub_unknown"
+    http_status = 503
+    title = "The hub's address is not known now"
+    template = "The coordinator cannot say now where its hub is; ask again in a minute, or ask the alliance's admin."
+
+
 class HubUnreachableError(HslError):
     code = "hub_unreachable"
     http_status = 503

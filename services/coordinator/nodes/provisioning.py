@@ -6,9 +6,10 @@ from coordinator.events import service as events
 from coordinator.hub.admin import ComparingHubAdmin, DriftKind, HubAdmin, HubAdminError, RosterAccount
 from coordinator.kernel import Kernel
 from coordinator.nodes import repository
-from coordinator.nodes.errors import HubUnreachableError
+from coordinator.nodes.errors import HubUnknownError, HubUnreachableError
 from coordinator.rounds import retention
-from hsl_model.protocol.messages import HubAddress
+from hsl_model.protocol.messages import HubAddress, HubPlace
+from hsl_model.protocol.paths import COORDINATOR_USER
 from hsl_model.protocol.states import NodeStatus
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +31,15 @@ def make_account(hub: HubAdmin, node_id: str, ssh_public_key: str) -> HubAddress
         return hub.address(node_id)
     except HubAdminError as error:
         raise _unreachable(node_id, error) from error
+
+
+def hub_place(hub: HubAdmin) -> HubPlace:
+    """Raises `HubUnknownError`."""
+    try:
+        address = hub.address(COORDINATOR_USER)
+    except HubAdminError as error:
+        raise HubUnknownError from error
+    return HubPlace(host=address.host, port=address.port)
 
 
 def cut_account(kernel: Kernel, node_id: str) -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from coordinator.tables import NodeRow
 from hsl_model.protocol.manifest import public_key_text
 from hsl_model.protocol.messages import DesiredRequest, EnrolReply, EnrolRequest
-from hsl_model.protocol.transport import API, DESIRED, ENROL
+from hsl_model.protocol.transport import API, DESIRED, ENROL, HUB_PLACE
 from tests.coordinator.helpers import Alliance, Keys, NodeSpeaker
 
 LOOK = DesiredRequest(wait_s=0)
@@ -214,3 +214,13 @@ def test_a_request_that_is_no_enrolment(sqlite_alliance: Alliance) -> None:
     for wrong in ({}, {**good, "code": "x"}, {**good, "extra": 1}, {**good, "signing_public_key": 7}):
         refused(sqlite_alliance.stranger.post(ENROL, wrong), 422, "request_invalid")
     assert EnrolRequest.model_validate(good)
+
+
+def test_a_stranger_learns_where_the_hub_listens_and_nothing_else(alliance: Alliance) -> None:
+    alliance.add("alpha")
+    told = alliance.http.get(HUB_PLACE, headers=alliance.stranger.headers)
+    assert told.json() == {"host": "127.0.0.1", "port": 2022}
+    alliance.hub.is_down = True
+    refusal = alliance.http.get(HUB_PLACE, headers=alliance.stranger.headers)
+    assert refused(refusal, 503, "hub_unknown")
+    assert "hub.test" not in refusal.text  # the hub's own API is nobody's business
