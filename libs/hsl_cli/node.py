@@ -228,3 +228,53 @@ def export(
     if json:
         return print_json(card)
     return say(f"Wrote the model of {card.run_id} after round {card.round_number} to {to}: hsl predict --model {to} …")
+
+
+@app.command(epilog="Exit codes: 0 nothing failed; 1 something failed; 2 wrong usage; 3 not reached: ask the network.")
+@grouped
+def check(
+    site: Site,
+    coordinator: Annotated[str | None, typer.Option(help="Its address, before this site is enrolled.")] = None,
+    hub: Annotated[str | None, typer.Option(help="HOST:PORT, before enrolment. Default: the coordinator says.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A run's file; default: this site's run, or as published.")
+    ] = None,
+    members: Annotated[int | None, typer.Option(min=1, help="How many sites a round has.")] = None,
+    cases: Annotated[int | None, typer.Option(min=1, help="How many training cases this site has.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="For how many rounds the disk must do.")] = 3,
+    training: Annotated[bool, typer.Option(help="Train one real batch; on a CPU that takes a minute.")] = True,
+    json: JsonFlag = False,
+) -> None:
+    """Will it do here, before joining or after? Ways, certificate, host key, speed, clock, training, disk."""
+    from hsl_cli.config_file import load_config
+    from hsl_cli.errors import BadInputError
+    from hsl_cli.output import print_json
+    from hsl_cli.service import checked_address
+    from hsl_cli.site_check import exit_code, hub_place, show_end, show_finding
+    from hsl_model.protocol.clock import SystemClock
+    from node_agent.check.run import Wanted, run_checks
+    from node_agent.errors import NotEnrolledError
+    from node_agent.main import configure_logging
+
+    configure_logging("error")  # what happens on the way is said by the findings
+    wanted = Wanted(
+        settings=site.settings(),
+        coordinator_url=coordinator and str(checked_address(coordinator)),
+        hub=hub_place(hub) if hub else None,
+        config=load_config(config) if config else None,
+        num_rounds=rounds,
+        num_members=members,
+        num_cases=cases,
+        with_training=training,
+    )
+    try:
+        report = run_checks(wanted, SystemClock(), (lambda _: None) if json else show_finding)
+    except NotEnrolledError as error:
+        raise BadInputError(
+            reason=f"{site.workdir} is not enrolled; say which coordinator: --coordinator URL."
+        ) from error
+    if json:
+        print_json(report)
+    else:
+        show_end(report)
+    raise typer.Exit(exit_code(report))

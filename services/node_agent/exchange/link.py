@@ -176,6 +176,29 @@ class Link:
             return channel.recv_exit_status(), output.decode("utf-8", "replace")
 
 
+def host_key_of(host: str, port: int, proxy: Proxy | None, kind: str | None = None) -> str:
+    """The key that whoever answers there shows, as a line: nothing is sent, not even a user name. For `hsl node check`.
+
+    `kind`: of its keys the one to ask for, e.g. ssh-ed25519. Raises what Paramiko and the socket raise, and
+    `ProxyRefusedError`.
+    """
+    sock = connected(host, port, proxy, CONNECT_S)
+    try:
+        transport = paramiko.Transport(sock)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        transport.banner_timeout = transport.handshake_timeout = HANDSHAKE_S
+        if kind is not None:
+            transport.get_security_options().key_types = (kind,)
+        transport.start_client(timeout=HANDSHAKE_S)
+        key = transport.get_remote_server_key()
+    finally:
+        transport.close()
+    return f"{key.get_name()} {key.get_base64()}"
+
+
 def _public_key(line: str) -> paramiko.PKey:
     """An OpenSSH public key line, `ssh-ed25519 AAAA… comment`."""
     try:

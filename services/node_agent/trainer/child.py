@@ -177,6 +177,16 @@ class Child:
         options = EngineOptions(**work.options.model_dump())
         return m.Predicted(probabilities=tuple(predict(work.config, images, work.start, sat, options).tolist()))
 
+    def try_batch(self, request: m.TryBatch) -> Message:
+        from dataclasses import asdict
+
+        from hsl_model.round_work import EngineOptions
+        from node_agent.trainer.trial import try_batch
+
+        options = EngineOptions(**request.options.model_dump())
+        tried = try_batch(request.config, options, request.folder, self._clock, self._progress)
+        return m.BatchTried(**asdict(tried))
+
 
 _HANDLERS: Mapping[str, Callable[[Child, Any], Message]] = {
     "prepare": Child.prepare,
@@ -186,6 +196,7 @@ _HANDLERS: Mapping[str, Callable[[Child, Any], Message]] = {
     "validate": Child.validate,
     "fuse_own": Child.fuse_own,
     "predict": Child.predict,
+    "try_batch": Child.try_batch,
 }
 
 

@@ -98,6 +98,15 @@ class Predict(Message):
     images: tuple[Path, ...]
 
 
+class TryBatch(Message):
+    """`hsl node check`: train one batch of made-up images. `folder` is for its files; the asker removes it."""
+
+    kind: Literal["try_batch"] = "try_batch"
+    config: RunConfig
+    options: Options
+    folder: Path
+
+
 class Interrupt(Message):
     """Stop the training under way at its next step, with a snapshot. Not answered by itself."""
 
@@ -105,7 +114,8 @@ class Interrupt(Message):
 
 
 Request = Annotated[
-    Prepare | Describe | Initialise | TrainRound | Validate | FuseOwn | Predict | Interrupt, Field(discriminator="kind")
+    Prepare | Describe | Initialise | TrainRound | Validate | FuseOwn | Predict | TryBatch | Interrupt,
+    Field(discriminator="kind"),
 ]
 
 
@@ -155,6 +165,14 @@ class Predicted(Message):
     probabilities: tuple[Fraction, ...]
 
 
+class BatchTried(Message):
+    kind: Literal["batch_tried"] = "batch_tried"
+    batch_s: float
+    peak_bytes: int
+    model_bytes: int
+    device_name: str
+
+
 class Stopped(Message):
     """The request was interrupted; a snapshot lies ready where there is one to take."""
 
@@ -168,7 +186,7 @@ class Failed(Message):
     sentence: str
 
 
-FinalReply = Prepared | Described | Trained | Validated | Fused | Predicted | Stopped | Failed
+FinalReply = Prepared | Described | Trained | Validated | Fused | Predicted | BatchTried | Stopped | Failed
 Reply = Annotated[Progressed | FinalReply, Field(discriminator="kind")]
 
 REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
