@@ -278,3 +278,24 @@ def check(
     else:
         show_end(report)
     raise typer.Exit(exit_code(report))
+
+
+@app.command("support-bundle")
+@grouped
+def support_bundle(
+    site: Site,
+    output: Annotated[Path, typer.Option(help="The archive to write.")] = Path("hsl-support.tar.gz"),
+    log: Annotated[list[Path] | None, typer.Option(help="A file with the agent's log; repeatable.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Collect what helps somebody to help: state, versions, log, last check. No patient data, no secrets."""
+    from hsl_cli.output import print_json, say
+    from hsl_model.protocol.clock import SystemClock
+    from node_agent.support.bundle import write_bundle
+
+    items = write_bundle(site.settings(), output, log or (), SystemClock())
+    if json:
+        return print_json([{"name": one.name, "why": one.why, "is_in": one.data is not None} for one in items])
+    for one in items:
+        say(f"{'+' if one.data is not None else '-'} {one.name:<14} {one.why}")
+    return say(f"Wrote {output}, readable by you alone. Look into it before you send it: it is text.")

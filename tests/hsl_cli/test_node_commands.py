@@ -235,6 +235,21 @@ def test_verify_egress_follows_the_ledger(hsl: Hsl, coordinator: FakeService, wo
     assert json.loads(found.stdout)["num_entries"] == 1
 
 
+def test_a_support_bundle_says_what_is_in_it(hsl: Hsl, coordinator: FakeService, workdir: Path, tmp_path: Path) -> None:
+    enrolled(hsl, coordinator, workdir)
+    output = tmp_path / "help.tar.gz"
+    found = hsl("node", "support-bundle", "--workdir", workdir, "--output", output)
+    assert found.exit_code == 0, found.stderr
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert "+ journal.json" in found.stdout
+    assert "- log.jsonl" in found.stdout
+    assert "no log here" in found.stdout
+    listed = json.loads(hsl("node", "support-bundle", "--workdir", workdir, "--output", output, "--json").stdout)
+    assert {one["name"]: one["is_in"] for one in listed}["log.jsonl"] is False
+    missing = hsl("node", "support-bundle", "--workdir", workdir, "--output", output, "--log", tmp_path / "none.log")
+    assert (missing.exit_code, "none.log" in missing.stderr) == (2, True)
+
+
 def test_verify_egress_of_a_folder_that_is_no_agents(hsl: Hsl, workdir: Path) -> None:
     found = hsl("node", "verify-egress", "--workdir", workdir)
     assert found.exit_code == 1
