@@ -187,10 +187,10 @@ def way_out(settings: NodeSettings, url: str) -> httpx.BaseTransport:
     except httpx.InvalidURL:
         return httpx.HTTPTransport()  # never used: the client refuses the address and says so
     proxy = proxy_for(settings, address.host, address.port or 443)
-    return httpx.HTTPTransport(verify=tls_context(settings), proxy=None if proxy is None else proxy.for_httpx())
+    return httpx.HTTPTransport(verify=tls_context(settings, url), proxy=None if proxy is None else proxy.for_httpx())
 
 
-def tls_context(settings: NodeSettings) -> ssl.SSLContext:
+def tls_context(settings: NodeSettings, url: str) -> ssl.SSLContext:
     """Whom the coordinator's certificate must come from: the well-known authorities, or SSL_CERT_FILE's."""
-    del settings
+    del settings, url
     return httpx.create_ssl_context()

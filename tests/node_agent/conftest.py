@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from tests.embedded_hub.helpers import HubProcess, Login
-from tests.node_agent.tls import WithAuthority
+from tests.node_agent.tls import Authority
 
 _numbers = itertools.count(1)
 
@@ -22,9 +22,9 @@ def quiet_log() -> None:
 
 
 @pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WithAuthority:
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     """One that this process trusts."""
-    made = WithAuthority(tmp_path)
+    made = Authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(made.file))
     return made
 

@@ -24,7 +24,7 @@ from tests.embedded_hub.helpers import Login
 from tests.node_agent.alliance import until
 from tests.node_agent.exchange.helpers import Watch, make_content
 from tests.node_agent.exchange.proxy import ConnectProxy
-from tests.node_agent.tls import TlsService, WithAuthority
+from tests.node_agent.tls import Authority, TlsService
 
 HUB, COORDINATOR = "hub.example", "coordinator.example"  # names that only the proxy can resolve
 USER = "ward-7:p@ss/word"
@@ -96,7 +96,7 @@ def test_the_settings_do_not_show_the_password(tmp_path: Path) -> None:
 class Cardboard(TlsService):
     """A coordinator that enrols everyone and wants nothing of them."""
 
-    def __init__(self, authority: WithAuthority, login: Login, hub_key: str) -> None:
+    def __init__(self, authority: Authority, login: Login, hub_key: str) -> None:
         super().__init__(authority, COORDINATOR)
         self._login, self._hub_key = login, hub_key
 
@@ -111,7 +111,7 @@ class Cardboard(TlsService):
 
 @contextmanager
 def scene(
-    new_login: Callable[[], Login], hub: Any, authority: WithAuthority, credentials: str | None, **refusing: Any
+    new_login: Callable[[], Login], hub: Any, authority: Authority, credentials: str | None, **refusing: Any
 ) -> Iterator[tuple[ConnectProxy, Login]]:
     login = new_login()
     with Cardboard(authority, login, hub.info["host_key"]) as coordinator:
@@ -122,7 +122,7 @@ def scene(
 
 @pytest.mark.parametrize("credentials", [None, USER])
 def test_enrolling_polling_and_a_transfer_through_the_proxy(
-    tmp_path: Path, new_login: Callable[[], Login], hub: Any, authority: WithAuthority, credentials: str | None
+    tmp_path: Path, new_login: Callable[[], Login], hub: Any, authority: Authority, credentials: str | None
 ) -> None:
     with scene(new_login, hub, authority, credentials) as (proxy, login):
         user = "" if credentials is None else "ward-7:p%40ss%2Fword@"
@@ -132,9 +132,11 @@ def test_enrolling_polling_and_a_transfer_through_the_proxy(
         mailbox = Mailbox()
         agent = threading.Thread(target=run_daemon, args=(own,), kwargs={"mailbox": mailbox})
         agent.start()
-        assert until(mailbox.changed, lambda: mailbox.desired, 60.0)
-        mailbox.stop()
-        agent.join(60)
+        try:
+            assert until(mailbox.changed, lambda: mailbox.desired, 60.0)
+        finally:
+            mailbox.stop()
+            agent.join(60)
         content = make_content(tmp_path, 300_000)
         exchange = paced_exchange(own, SystemClock())(node.hub, login.key, login.node_id)
         exchange.put_tensors(content.path, login.node_id, content.sha256, Watch())
@@ -156,7 +158,7 @@ def test_a_proxy_that_refuses_is_named_by_both_doors(
     tmp_path: Path,
     new_login: Callable[[], Login],
     hub: Any,
-    authority: WithAuthority,
+    authority: Authority,
     credentials: str | None,
     refusing: dict[str, Any],
     word: str,

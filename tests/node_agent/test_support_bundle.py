@@ -53,7 +53,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeSettings:
     consents.prepared(RUN, TruthCounts(training=some, validation=some, test=some), f"{PATIENT} 1 image")
     consents.answer(RUN, Answer.ACCEPT)
     consents.failed(RUN, SAID)
-    EgressLedger(journal, clock).append("message", f"/{PATIENT}", b"x", (PATIENT,))
+    EgressLedger(journal, clock).append("manifest", f"/{PATIENT}", b"x", (PATIENT,))
     journal.close()
     for name in ("cache", "store", "runs", "models"):
         (workdir / name / PATIENT).mkdir(parents=True)
@@ -141,7 +141,7 @@ def test_it_holds_what_helps(settings: NodeSettings, log: Path, tmp_path: Path) 
     assert told["proxy_to_coordinator"] == "proxy.example:3128, with credentials"
     egress = json.loads(found["egress.json"])
     assert egress["is_whole"]
-    assert {one["kind"]: one["entries"] for one in egress["by_kind"]} == {"message": 2}
+    assert {one["kind"]: one["entries"] for one in egress["by_kind"]} == {"manifest": 1, "message": 1}
     assert json.loads(found["disk.json"])["folders"]["store"]["files"] == 1
     assert json.loads(found["versions.json"])["libraries"]["paramiko"]
     assert json.loads(found["check.json"])["findings"][0]["sentence"] == "The port is closed."
@@ -179,6 +179,7 @@ def test_equal_states_give_equal_bytes(settings: NodeSettings, tmp_path: Path, m
     for name, clock in (("a", ManualClock()), ("b", later)):
         write_bundle(settings, tmp_path / name, (), clock)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes()[4:8] == bytes(4)  # gzip's own time
 
 
 def test_every_event_of_the_agent_is_known_and_is_a_constant() -> None:

@@ -25,7 +25,7 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-class WithAuthority:
+class Authority:
     """`file`: the authority's certificate, for whoever is to trust it."""
 
     def __init__(self, folder: Path, name: str = "CA of the tests") -> None:
@@ -87,7 +87,7 @@ class WithAuthority:
 class TlsService(AbstractContextManager["TlsService"]):
     """`answer` says what; None is a 404. `ahead` is how far its clock is ahead of ours."""
 
-    def __init__(self, authority: WithAuthority, host: str, **certificate: Any) -> None:
+    def __init__(self, authority: Authority, host: str, **certificate: Any) -> None:
         self.ahead = timedelta()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.socket = authority.certify(host, **certificate).wrap_socket(

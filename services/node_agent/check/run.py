@@ -116,7 +116,7 @@ class _Checks:
                 (Concern.NAME, lambda: check_name(place)),
                 (Concern.PROXY, lambda: check_proxy(place)),
                 (Concern.PORT, lambda: check_port(place, self._clock)),
-                (Concern.CERTIFICATE, lambda: self._certificate(place)),
+                (Concern.CERTIFICATE, lambda: self._certificate(place, url)),
                 (Concern.ANSWER, lambda: self._ask(place, url)),
                 (Concern.CLOCK, self._compare_clocks),
             ),
@@ -180,9 +180,9 @@ class _Checks:
 
     # --- single steps ------------------------------------------------------------------------------------------------
 
-    def _certificate(self, place: Place) -> Finding:
+    def _certificate(self, place: Place, url: str) -> Finding:
         if place.protocol == "HTTPS":
-            return check_certificate(place, tls_context(self._settings), self._clock.now())
+            return check_certificate(place, tls_context(self._settings, url), self._clock.now())
         if is_loopback(place.host):
             return place.found(Concern.CERTIFICATE, Outcome.OK, "Plain HTTP, on this machine only.")
         sentence = "The address is plain http://: anybody on the way could read the token. Ask for the https:// one."

@@ -16,7 +16,7 @@ from node_agent.enrol import NodeFile
 from node_agent.keys import ensure_keys
 from node_agent.settings import NodeSettings
 from tests.embedded_hub.helpers import HubProcess
-from tests.node_agent.tls import TlsService, WithAuthority
+from tests.node_agent.tls import Authority, TlsService
 
 _numbers = itertools.count(1)
 
@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 class Cardboard(TlsService):
     """Says where its hub is; `says` is said instead."""
 
-    def __init__(self, authority: WithAuthority, hub: HubPlace, host: str = "localhost", **certificate: Any) -> None:
+    def __init__(self, authority: Authority, hub: HubPlace, host: str = "localhost", **certificate: Any) -> None:
         super().__init__(authority, host, **certificate)
         self.hub: Any = hub
         self.url = f"https://{host}:{self.port}"

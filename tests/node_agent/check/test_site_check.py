@@ -25,7 +25,7 @@ from node_agent.trainer.parent import Trainer
 from tests.embedded_hub.helpers import HubProcess, make_login, names
 from tests.node_agent.check.scene import Cardboard, SiteUnderTest, amiss, of, outcome, the_one_amiss
 from tests.node_agent.exchange.proxy import ConnectProxy, Line
-from tests.node_agent.tls import DAY, WithAuthority
+from tests.node_agent.tls import DAY, Authority
 from tests.small_disk import fill, small_disk
 
 SLOW_LINE = 4e6 / 8  # 4 Mbit/s in bytes per second
@@ -178,7 +178,7 @@ def test_a_name_server_that_never_answers_holds_nobody(monkeypatch: pytest.Monke
 
 
 @pytest.fixture
-def far(authority: WithAuthority, hub: HubProcess) -> Iterator[Cardboard]:
+def far(authority: Authority, hub: HubProcess) -> Iterator[Cardboard]:
     """A coordinator and a hub whose names only the proxy knows."""
     with Cardboard(authority, HubPlace(host="hub.example", port=2022), "coordinator.example") as service:
         yield service
@@ -245,7 +245,7 @@ def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:
     ],
 )
 def test_a_certificate_out_of_its_time(
-    site: SiteUnderTest, authority: WithAuthority, hub: HubProcess, certificate: Any, words: str
+    site: SiteUnderTest, authority: Authority, hub: HubProcess, certificate: Any, words: str
 ) -> None:
     with Cardboard(authority, HubPlace(host="127.0.0.1", port=hub.port), **certificate) as service:
         site.coordinator_url = service.url
@@ -256,7 +256,7 @@ def test_a_certificate_out_of_its_time(
 
 
 def test_an_authority_that_is_not_ours(site: SiteUnderTest, hub: HubProcess, tmp_path: Path) -> None:
-    stranger = WithAuthority(tmp_path, "Firewall of the hospital")
+    stranger = Authority(tmp_path, "Firewall of the hospital")
     with Cardboard(stranger, HubPlace(host="127.0.0.1", port=hub.port)) as service:
         site.coordinator_url = service.url
         found = the_one_amiss(site.check(hub=service.hub))
@@ -267,7 +267,7 @@ def test_an_authority_that_is_not_ours(site: SiteUnderTest, hub: HubProcess, tmp
     assert "exempt from TLS inspection" in found.ask.wish
 
 
-def test_a_certificate_of_another_name(site: SiteUnderTest, authority: WithAuthority, hub: HubProcess) -> None:
+def test_a_certificate_of_another_name(site: SiteUnderTest, authority: Authority, hub: HubProcess) -> None:
     with Cardboard(authority, HubPlace(host="127.0.0.1", port=hub.port), "other.example") as service:
         site.coordinator_url = f"https://localhost:{service.port}"
         found = the_one_amiss(site.check(hub=service.hub))
