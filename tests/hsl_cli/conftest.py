@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 from typer.testing import CliRunner, Result
 
 from tests.hsl_cli.helpers import FakeService
@@ -13,8 +14,12 @@ def coordinator() -> Iterator[FakeService]:
 
 
 @pytest.fixture
-def hsl(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run `hsl` with these arguments; nothing of the surrounding environment reaches it."""
+def hsl(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """Run `hsl` with these arguments; nothing of the surrounding environment reaches it.
+
+    Commands that set up their log write it to a stderr that ends with them: the log of the tests comes back afterwards.
+    """
+    logging = structlog.get_config()
     for name in ("HSL_URL", "HSL_ADMIN_TOKEN", "HSL_WORKDIR", "HSL_NODE_WORKDIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
@@ -24,7 +29,8 @@ def hsl(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
         return CliRunner().invoke(app, [str(one) for one in arguments], **keywords)  # type: ignore[arg-type]
 
-    return run
+    yield run
+    structlog.configure(**logging)
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeSettings:
 @pytest.fixture
 def log(settings: NodeSettings, capsys: pytest.CaptureFixture[str]) -> Iterator[Path]:
     """As the agent writes it, beside what other programs wrote into the same file."""
+    before = structlog.get_config()
     configure_logging("info")
     logger = structlog.get_logger("test")
     logger.info("phase", phase=NodePhase.TRAINING, run_id=PATIENT, round_number=3, left=False)
@@ -92,7 +93,7 @@ def log(settings: NodeSettings, capsys: pytest.CaptureFixture[str]) -> Iterator[
     foreign = [f"Traceback of {PATIENT}", f"Bearer {TOKEN}", json.dumps({"event": SAID}), "{", json.dumps([PATIENT])]
     path.write_text("".join(f"site-1  | {line}\n" for line in (*capsys.readouterr().err.splitlines(), *foreign)))
     yield path
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 def read(path: Path) -> dict[str, str]:
