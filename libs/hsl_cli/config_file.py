@@ -16,7 +16,7 @@ MAX_CONFIG_BYTES = 1 << 20  # naming a data file by mistake must not read gigaby
 def load_config(path: Path) -> RunConfig:
     """The run configuration in `path`. `BadInputError` names the file, or the path of every wrong key."""
     try:
-        return RunConfig.model_validate(_parse(path))
+        return RunConfig.model_validate(parse_file(path))
     except ValidationError as error:
         reason = f"{path} is not a run configuration; correct these keys:\n{wrong_keys(error)}"
         raise BadInputError(reason=reason) from error
@@ -55,12 +55,13 @@ def _message(found: Any) -> str:
     return f"{message}{shown}"
 
 
-def _parse(path: Path) -> object:
+def parse_file(path: Path) -> object:
+    """What a .toml or .json file holds; `BadInputError` says why it cannot be read."""
     if path.suffix not in (".toml", ".json"):
-        raise BadInputError(reason=f"{path}: a run configuration is a .toml or .json file.")
+        raise BadInputError(reason=f"{path}: a configuration is a .toml or .json file.")
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise BadInputError(reason=f"{path} is larger than a run configuration can be; is it the right file?")
+            raise BadInputError(reason=f"{path} is larger than a configuration can be; is it the right file?")
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as error:
@@ -72,7 +73,7 @@ def _parse(path: Path) -> object:
 
 def load_task(path: Path) -> TaskConfig:
     """The task in `path`: a run configuration's `task`, or a file that holds nothing else."""
-    parsed = _parse(path)
+    parsed = parse_file(path)
     given = parsed.get("task", parsed) if isinstance(parsed, dict) else parsed
     try:
         return TaskConfig.model_validate(given)

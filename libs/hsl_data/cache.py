@@ -52,6 +52,11 @@ class CacheSlot:
         )
         self.folder = cache / f"{self._binding_key}-{_digest(facts)}"
 
+    @property
+    def listing(self) -> Path:
+        """For people and studies: which image lies in which split. It stays in this folder."""
+        return self.folder / "cases.csv"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """One builder at a time; a killed one leaves no lock behind."""
@@ -84,7 +89,7 @@ class CacheSlot:
             labels = io.BytesIO()
             np.save(labels, np.array([case.label for case in cases], dtype=np.uint8), allow_pickle=False)
             files[f"{split}.labels.npy"] = _write(self.folder / f"{split}.labels.npy", labels.getvalue())
-        files["cases.csv"] = _write(self.folder / "cases.csv", _listing(arrangement))
+        files[self.listing.name] = _write(self.listing, _listing(arrangement))
         write_bytes(self.folder / _MANIFEST, _Manifest(files=files, report=report).model_dump_json(indent=1).encode())
 
 
@@ -121,7 +126,6 @@ def _write_images(path: Path, cases: Sequence[DecodedCase], scratch: Scratch) ->
 
 
 def _listing(arrangement: Arrangement) -> bytes:
-    """For people: which image lies in which split. It stays in this folder."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(["split", "name", "label", "domain", "group"])

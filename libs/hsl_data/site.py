@@ -30,8 +30,11 @@ __all__ = ["PreparedSite", "SiteBinding", "prepare_site"]
 
 @dataclass(frozen=True)
 class PreparedSite:
+    """`listing`: a CSV with split, name, label, domain and group of every image, in the order of the splits' arrays."""
+
     data: SiteData
     report: TruthReport
+    listing: Path
 
 
 def prepare_site(
@@ -55,7 +58,7 @@ def prepare_site(
         raise OSError(f"{slot.folder} is not as it was just written; check the disk")
     splits, report = found
     data = SiteData(training=splits["training"], validation=splits["validation"], test=splits["test"], sat=anchors)
-    return PreparedSite(data, _with_sat(report, anchors, sat_digest))
+    return PreparedSite(data, _with_sat(report, anchors, sat_digest), slot.listing)
 
 
 def _build(slot: CacheSlot, reader: Reader, binding: SiteBinding, task: TaskConfig, sat: ImageSet | None) -> None:

@@ -146,6 +146,11 @@ def real_world(num_images: int | None = None) -> Scenario:
     )
 
 
+def given(nodes: Mapping[str, Counts]) -> Scenario:
+    """Counts of one's own: node -> images of the negative and of the positive class, over all splits."""
+    return Scenario(name="given", nodes=tuple(_of(name, None, counts, split_by_node) for name, counts in nodes.items()))
+
+
 def scaled(scenario: Scenario, numerator: int, denominator: int, rule: SplitRule = split_by_node) -> Scenario:
     """The same scenario with `numerator / denominator` of its images; no class that a node has vanishes."""
     nodes = []

@@ -101,6 +101,24 @@ def read_npz(path: Path) -> NpzContent:
         raise SourceError(path=path, reason=str(error)) from error
 
 
+def join_npz(output: Path, sources: Mapping[str, Path]) -> None:
+    """One packaged archive of several of the same classes and sizes; the source's name becomes the domain."""
+    parts = {name: read_npz(path) for name, path in sources.items()}
+    first = next(iter(parts.values()))
+    whole = NpzContent(
+        images=np.concatenate([part.images for part in parts.values()]),
+        classes=first.classes,
+        labels=tuple(label for part in parts.values() for label in part.labels),
+        domains=tuple(name for name, part in parts.items() for _ in range(len(part))),
+        groups=tuple(
+            None if group is None else f"{name} {group}" for name, part in parts.items() for group in part.groups
+        ),
+        names=tuple(f"{name}/{one}" for name, part in parts.items() for one in part.names),
+        splits=tuple(split for part in parts.values() for split in part.splits),
+    )
+    write_npz(output, whole)
+
+
 def write_npz(path: Path, content: NpzContent) -> None:
     """A packaged archive, durably. Equal contents give equal bytes: the time of writing does not enter."""
     arrays: Arrays = {

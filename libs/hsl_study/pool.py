@@ -1,0 +1,68 @@
+"""A study's data set: every usable image of a source, its label, domain, patient, and what may not be parted.
+
+Read, cleaned and cached exactly as a site's own images are (`hsl_data.site`): unreadable images, copies, conflicting
+labels and images of the SAT are gone before anything is drawn. The site's own split is not used here.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hsl_data.binding import SiteBinding
+from hsl_data.decode import pixel_digest
+from hsl_data.report import TruthReport
+from hsl_data.site import prepare_site
+from hsl_data.split import SPLITS
+from hsl_model.data import ImageSet
+from hsl_model.protocol.config import TaskConfig
+from hsl_study.partition import PoolCase
+
+Pixels = npt.NDArray[np.uint8]
+Positions = npt.NDArray[np.int64]  # of images in the pool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """`cases[i]` describes `images[i]`: (N, C, H, W) uint8, labels (N,). `group_numbers` (N,): equal for one group."""
+
+    images: Pixels
+    cases: tuple[PoolCase, ...]
+    report: TruthReport
+    sat: ImageSet | None
+    sat_digest: str | None
+
+    @property
+    def labels(self) -> Pixels:
+        return np.array([case.label for case in self.cases], dtype=np.uint8)
+
+    @property
+    def group_numbers(self) -> Positions:
+        _, numbers = np.unique([case.group for case in self.cases], return_inverse=True)
+        return numbers.astype(np.int64)
+
+    def subset(self, positions: tuple[int, ...]) -> ImageSet:
+        where = np.array(positions, dtype=np.int64)
+        return ImageSet(self.images[where], self.labels[where])
+
+
+def load_pool(binding: SiteBinding, task: TaskConfig, sat: Path | None, sat_digest: str | None, cache: Path) -> Pool:
+    """Raises the errors of `hsl_data.errors`. A second call maps the cache instead of decoding."""
+    prepared = prepare_site(binding, task, sat, sat_digest, cache)
+    parts = {"training": prepared.data.training, "validation": prepared.data.validation, "test": prepared.data.test}
+    images = np.concatenate([parts[split].images for split in SPLITS])
+    rows = _listing(prepared.listing)
+    if [row["split"] for row in rows] != [split for split in SPLITS for _ in range(len(parts[split]))]:
+        raise OSError(f"{prepared.listing} does not list the images beside it; delete its folder, it is made anew")
+    cases = tuple(
+        PoolCase(row["name"], int(row["label"]), row["domain"], row["group"], pixel_digest(image))
+        for row, image in zip(rows, images, strict=True)
+    )
+    return Pool(images, cases, prepared.report, prepared.data.sat, sat_digest)
+
+
+def _listing(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,203 @@
+"""A whole study on generated images: finished, killed half-way and continued, refused, and its tables."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from hsl_cli.config_file import parse_file
+from hsl_model.protocol.clock import SystemClock
+from hsl_model.protocol.errors import ConfigError
+from hsl_study import configs
+from hsl_study.cells import CellRow
+from hsl_study.config import StudyConfig
+from hsl_study.folder import StudyFolder
+from hsl_study.grid import BudgetError, CellFailedError, Grid
+from hsl_study.report import html_report
+from hsl_study.tables import auc_table, contrast_table
+
+SMOKE = parse_file(configs.path_of("smoke") or Path("smoke"))
+assert isinstance(SMOKE, dict)
+
+
+def tiny(**changes: Any) -> StudyConfig:
+    """Two arms, one of whose nodes hold models of their own; one scenario that cannot be."""
+    small = {
+        **SMOKE,
+        "seeds": [0, 1],
+        "arms": [
+            {"name": "swarm", "run": {"method": {"name": "swarm"}}},
+            {"name": "local", "run": {"method": {"name": "local"}}},
+        ],
+        "run": {**SMOKE["run"], "num_rounds": 1},
+        "contrasts": [("swarm", "local")],
+    }
+    return StudyConfig.model_validate({**small, **changes})
+
+
+IMPOSSIBLE = {"name": "too-large", "kind": "given", "nodes": {"a": [4000, 4000]}}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    scenarios = [*SMOKE["scenarios"], IMPOSSIBLE]
+    folder = StudyFolder.create(tiny(scenarios=scenarios), tmp_path_factory.mktemp("study"))
+    Grid(folder, SystemClock(), lambda _: None).run(jobs=2, budget_hours=None)
+    return folder
+
+
+def results(folder: StudyFolder) -> dict[Any, Any]:
+    """Rows by key, without times, with the bytes of the score files behind their digests."""
+    for key, row in folder.rows().items():
+        assert folder.scores(key).is_file(), row
+    return {key: row.model_dump(exclude={"seconds"}) for key, row in folder.rows().items()}
+
+
+def test_every_cell_has_a_row_and_what_cannot_be_has_its_reason(finished: StudyFolder) -> None:
+    assert sorted(finished.rows()) == [("given", arm, seed) for arm in ("local", "swarm") for seed in (0, 1)]
+    reasons = {(cell.scenario, cell.arm, cell.seed) for cell in finished.missing()}
+    assert reasons == {("too-large", arm, seed) for arm in ("local", "swarm") for seed in (0, 1)}
+    (row,) = [line for line in auc_table(finished, "too-large").rows if line[0] == "swarm"]
+    assert "8000" in row[2] or "of 2400 in training" in row[2]
+    assert not list((finished.path / "cells").iterdir()), "models of finished cells are gone"
+
+
+def test_scores_say_of_each_image_who_tests_on_it_and_what_every_node_thinks(finished: StudyFolder) -> None:
+    with np.load(finished.scores(("given", "local", 0))) as found:
+        assert found["logits"].shape == (3, len(found["case"]))
+        assert (found["held"].sum(axis=0) == 1).all(), "an image lies at one node"
+        assert len({row.tobytes() for row in found["logits"]}) == 3
+    with np.load(finished.scores(("given", "swarm", 0))) as found:
+        assert len({row.tobytes() for row in found["logits"]}) == 1, "a common model"
+    row = finished.rows()["given", "swarm", 0]
+    assert {node: (one.num_positive, one.num_negative) for node, one in row.nodes.items()} == {
+        "clinic-a": (6, 12),
+        "clinic-b": (12, 6),
+        "clinic-c": (9, 9),
+    }
+    assert len({one.all_domain_auc for one in row.nodes.values()}) == 1
+
+
+def test_killed_in_a_cell_and_between_cells_the_results_are_the_same(finished: StudyFolder, tmp_path: Path) -> None:
+    folder = StudyFolder.create(finished.config, tmp_path / "again")
+    Grid(folder, SystemClock(), lambda _: None).folder.pool()
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from hsl_study import cell_process, federation\n"
+        "from hsl_study.folder import StudyFolder\n"
+        "whole = federation._Federation._finish\n"
+        "def half(self, plan, files, results):\n"
+        "    if plan.round_number == 1: os.kill(os.getpid(), 9)\n"
+        "    return whole(self, plan, files, results)\n"
+        "federation._Federation._finish = half\n"
+        "cell_process.run(StudyFolder(Path(sys.argv[1])), 0, 'swarm', 1, 1)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(folder.path)], check=False)
+    assert killed.returncode == -9
+    assert folder.cell(("given", "swarm", 1)).is_dir()
+    first = finished.rows()["given", "swarm", 0]
+    (folder.path / "results.jsonl").write_text(first.model_dump_json()[:-40])  # cut off in the middle of a line
+    Grid(folder, SystemClock(), lambda _: None).run(jobs=1, budget_hours=None)
+    assert results(folder) == results(finished)
+
+
+def test_a_finished_study_runs_nothing_again(finished: StudyFolder) -> None:
+    said: list[str] = []
+    before = (finished.path / "results.jsonl").read_bytes()
+    Grid(finished, SystemClock(), said.append).run(jobs=1, budget_hours=0.0)
+    assert (finished.path / "results.jsonl").read_bytes() == before
+    assert any(line.startswith("0 cells to run") for line in said)
+
+
+def test_over_budget_nothing_is_trained(tmp_path: Path) -> None:
+    folder = StudyFolder.create(tiny(seeds=[0]), tmp_path)
+    with pytest.raises(BudgetError, match="2 cells would take"):
+        Grid(folder, SystemClock(), lambda _: None).run(jobs=1, budget_hours=1e-9)
+    assert folder.rows() == {}
+
+
+def test_another_study_in_the_folder_is_refused(finished: StudyFolder) -> None:
+    with pytest.raises(ConfigError, match="another study"):
+        StudyFolder.create(tiny(), finished.path)
+
+
+def test_a_cell_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
+    folder = StudyFolder.create(tiny(seeds=[0]), tmp_path)
+    folder.pool()
+    cell = folder.cell(("given", "swarm", 0))
+    cell.mkdir(parents=True)
+    (cell / "run.json").write_text("{}")
+    with pytest.raises(CellFailedError, match=r"given/swarm/0 ended with status 2: .* holds another run"):
+        Grid(folder, SystemClock(), lambda _: None).run(jobs=1, budget_hours=None)
+
+
+def test_tables_and_report_are_made_of_the_rows(finished: StudyFolder) -> None:
+    aucs = {row[0]: row for row in auc_table(finished, "given").rows}
+    swarm = [row for row in finished.rows().values() if row.arm == "swarm"]
+    means = [np.mean([node.auc for node in row.nodes.values()]) for row in swarm]  # type: ignore[arg-type]
+    assert aucs["swarm"][-2] == f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
+    (contrast,) = contrast_table(finished, "given").rows
+    assert contrast[0] == "swarm - local"
+    assert contrast[-1].startswith("declared, Holm p")
+    page = html_report(finished)
+    assert "too-large" in page
+    assert "data:image/png;base64," in page
+    assert "src=" not in page.replace('src="data:', ""), "self-contained"
+
+
+def test_undefined_values_are_said(tmp_path: Path) -> None:
+    folder = StudyFolder.create(tiny(seeds=[0]), tmp_path)
+    node = {"num_positive": 0, "num_negative": 5, "accuracy": 1.0}
+    undefined = dict.fromkeys(("auc", "auprc", "recall", "precision", "all_domain_auc"))
+    digests = dict.fromkeys(("config_sha256", "final_digest", "scores_sha256"), "0" * 64)
+    row = CellRow(
+        scenario="given", arm="swarm", seed=0, num_rounds=1, deployed_round=1, mean_validation_auc=None,
+        nodes={"a": {**node, **undefined}}, versions={}, num_threads=1, seconds=1.0, **digests,
+    )  # fmt: skip
+    folder.cell(row.key).mkdir(parents=True)
+    folder.finish(row)
+    table = {line[0]: line for line in auc_table(folder, "given").rows}
+    assert table["swarm"][2] == "undefined"
+    assert table["local"][2] == "not run yet"
+    assert "at least two seeds" in contrast_table(folder, "given").rows[0][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": [{"name": "a", "run": {"training": {"batch": 8}}}], "contrasts": []}, "batch"),
+        ({"arms": [{"name": "a"}, {"name": "a"}]}, "named twice"),
+        ({"scenarios": [SMOKE["scenarios"][0]] * 2}, "named twice"),
+        ({"scenarios": [{"kind": "label-skew"}]}, "needs a ratio"),
+        ({"scenarios": [{"kind": "given"}]}, "needs them"),
+        ({"seeds": "3"}, "range like"),
+        ({"contrasts": [("swarm", "nobody")]}, "nobody"),
+        ({"phantoms": None}, "either data or phantoms"),
+    ],
+)
+def test_a_wrong_study_is_refused_before_anything_runs(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        tiny(**changes)
+
+
+def test_arms_differ_in_nothing_but_what_they_say() -> None:
+    config = StudyConfig.model_validate(SMOKE)
+    runs = {arm.name: config.run_config(arm, ("a", "b"), 7, "0" * 64) for arm in config.arms}
+    assert {run.seed for run in runs.values()} == {7}
+    assert {run.initial.seed for run in runs.values()} == {7}
+    same = {json.dumps(run.training.model_dump(), sort_keys=True) for run in runs.values()}
+    assert len(same) == 1
+    assert {name for name, run in runs.items() if run.sat_digest} == {"hsl", "no-sat"}
+
+
+@pytest.mark.parametrize("name", [name for name, _ in configs.described()])
+def test_the_studies_that_come_with_it_are_valid(name: str) -> None:
+    path = configs.path_of(name)
+    assert path is not None
+    assert StudyConfig.model_validate(parse_file(path)).name == name
