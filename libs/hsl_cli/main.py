@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from hsl_cli import data, demo_command, node, nodes, predict, runs, serve, study
+from hsl_cli import data, demo_command, ledger, node, nodes, predict, runs, serve, study
 from hsl_cli.errors import BAD_INPUT, EXIT_CODES, REFUSED, exit_code_of
 from hsl_model.protocol.errors import HslError
 
@@ -50,6 +50,8 @@ app.add_typer(runs.app, name="run")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(data.app, name="data")
 app.add_typer(study.app, name="study")
+serve.coordinator.command("backup")(ledger.backup)
+serve.coordinator.command("recover")(ledger.recover)
 app.command("demo")(demo_command.demo)
 app.command("predict")(predict.predict)
 

@@ -19,9 +19,16 @@ def enrol(
     site: Site,
     coordinator: Annotated[str, typer.Option(help="Address of the alliance's coordinator.", show_default=False)],
     code: Annotated[str, typer.Option(help="The one-time code the alliance gave you.", show_default=False)],
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="This folder is enrolled, and its token is not valid any more."),
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Join an alliance: keys are made here, their public halves and the code are sent, a token comes back."""
+    """Join an alliance: keys are made here, their public halves and the code are sent, a token comes back.
+
+    With --again: with a new code and the same keys, so that this site keeps its models and its folder on the hub.
+    """
     from pydantic import ValidationError
 
     from hsl_cli.errors import BadInputError, RefusedError, UnreachableError
@@ -32,8 +39,11 @@ def enrol(
     from node_agent.enrol import enrol as join
 
     checked_address(coordinator)
-    if (site.workdir / "node.json").exists():
-        raise RefusedError(reason=f"{site.workdir} is enrolled already; one folder is one node, so choose another.")
+    if (site.workdir / "node.json").exists() and not again:
+        raise RefusedError(
+            reason=f"{site.workdir} is enrolled already; one folder is one node, so choose another, or say --again if "
+            "this node's token is not valid any more."
+        )
     try:
         joined = join(site.settings(), coordinator, code)
     except ValidationError as error:
@@ -44,7 +54,7 @@ def enrol(
         raise
     if json:
         return print_json(joined)
-    say(f"This site is now {joined.node_id} of {joined.alliance}. Start its agent with")
+    say(f"This site is now {joined.node_id} of {joined.alliance}. {'Restart' if again else 'Start'} its agent with")
     return say(f"  hsl node serve --workdir {site.workdir}")
 
 

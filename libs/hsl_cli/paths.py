@@ -6,6 +6,7 @@ from hsl_model.protocol.transport import API
 
 RUNS = f"{API}/runs"
 NODES = f"{API}/nodes"
+LEDGER = f"{API}/ledger"
 EVENTS = f"{API}/events"
 
 

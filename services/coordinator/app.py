@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 import coordinator.events.endpoints
 import coordinator.health
+import coordinator.ledger.endpoints
 import coordinator.node_api.endpoints
 import coordinator.nodes.endpoints
 import coordinator.rounds.endpoints
@@ -21,6 +22,8 @@ from coordinator.kernel import Kernel
 from coordinator.kit.openapi import describe
 from coordinator.kit.problems import install_problems
 from coordinator.kit.requests import RequestEnvelope
+from coordinator.ledger.mark import MarkReplies
+from coordinator.ledger.service import load_mark
 from coordinator.migrations.upgrade import upgrade_database
 from coordinator.notifier import Notifier
 from coordinator.schedule import start_schedule
@@ -34,6 +37,7 @@ DOMAINS = (
     coordinator.rounds.endpoints,
     coordinator.node_api.endpoints,
     coordinator.events.endpoints,
+    coordinator.ledger.endpoints,
 )
 
 
@@ -48,6 +52,7 @@ def create_app(settings: CoordinatorSettings, *, clock: Clock | None = None, hub
     )
     app.state.kernel = kernel
     app.add_middleware(RequestEnvelope, clock=kernel.clock)
+    app.add_middleware(MarkReplies, newest=kernel.mark)
     install_problems(app)
     for domain in DOMAINS:
         app.include_router(domain.router)
@@ -76,6 +81,7 @@ def _hub(settings: CoordinatorSettings) -> EmbeddedHubAdmin | SftpgoHubAdmin:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     kernel: Kernel = app.state.kernel
     await run_in_threadpool(upgrade_database, kernel.database)
+    await run_in_threadpool(load_mark, kernel)
     schedule = start_schedule(kernel)
     try:
         yield

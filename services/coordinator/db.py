@@ -13,6 +13,8 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, Result, create_engine, event, make_url, text
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, object_mapper, sessionmaker
 
+from coordinator.tables import EventRow
+
 BUSY_TIMEOUT_S = 10.0  # a writer that waits longer for the lock is answered 503 instead of holding its thread for ever
 STATEMENT_TIMEOUT_S = 30.0  # a query that lost its way does not keep a pooled connection for ever
 CONNECT_TIMEOUT_S = 5  # a PostgreSQL host that swallows packets is noticed instead of hanging the start
@@ -21,6 +23,7 @@ POOL_TIMEOUT_S = 10.0  # a request that gets no connection is answered 503 inste
 
 _READ_ONLY = "hsl_read_only"
 _CHANGED = "hsl_changed"
+_NEWEST_EVENT = "hsl_newest_event"
 _QUIET_TABLES = frozenset({"nodes"})
 
 
@@ -66,8 +69,16 @@ def has_changed(session: Session) -> bool:
     return bool(session.info.get(_CHANGED))
 
 
+def newest_event(session: Session) -> int | None:
+    """The highest id of the events that this session wrote."""
+    found: int | None = session.info.get(_NEWEST_EVENT)
+    return found
+
+
 def _note_flush(session: Session, context: UOWTransaction) -> None:
     del context
+    if written := [row.event_id for row in session.new if isinstance(row, EventRow)]:
+        session.info[_NEWEST_EVENT] = max(written)
     modified = (row for row in session.dirty if session.is_modified(row))
     for row in (*session.new, *session.deleted, *modified):
         if object_mapper(row).local_table.description not in _QUIET_TABLES:

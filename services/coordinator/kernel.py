@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
-from coordinator.db import Database, has_changed
+from coordinator.db import Database, has_changed, newest_event
 from coordinator.hub.admin import HubAdmin
+from coordinator.ledger.mark import NewestMark
 from coordinator.notifier import Notifier
 from coordinator.settings import CoordinatorSettings
 from hsl_model.protocol.clock import Clock
@@ -21,12 +22,14 @@ class Kernel:
     hub: HubAdmin
     notifier: Notifier
     closes: tuple[Callable[[], None], ...] = ()  # what was opened for this kernel besides the database
+    mark: NewestMark = field(default_factory=NewestMark)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """The one place that commits. Waiting nodes are told afterwards, when there is something to tell."""
         with self.database.writing() as session:
             yield session
+        self.mark.committed(newest_event(session))
         if has_changed(session):
             self.notifier.changed()
 

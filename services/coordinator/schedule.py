@@ -9,9 +9,13 @@ from datetime import UTC
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from coordinator.events.service import TICK
 from coordinator.kernel import Kernel
+from coordinator.ledger import repository as ledger
+from coordinator.ledger import watch
 from coordinator.nodes import provisioning
 from coordinator.nodes.errors import HubUnreachableError
+from coordinator.rounds.moves import Act
 from coordinator.rounds.tick import tick
 
 HUB_PAUSE_S = 5.0  # a hub that hangs until its timeout must not hold up every tick
@@ -36,10 +40,16 @@ class Beat:
 
     def _tick(self) -> None:
         with self._kernel.transaction() as session:
-            tick(session, self._kernel.clock.now())
+            now = self._kernel.clock.now()
+            watch.pause_if_held(session, Act(session, now, TICK))
+            tick(session, now)
 
     def _hub(self) -> None:
-        provisioning.catch_up(self._kernel)
+        with self._kernel.snapshot() as session:
+            is_held = ledger.is_held(session)
+        provisioning.catch_up(self._kernel, only_cuts=is_held)
+        if is_held:  # a restored ledger may not know whose accounts and files these are
+            return
         if not self._is_compared:  # once a start, as soon as the hub answers and has what it missed
             provisioning.compare(self._kernel)
             self._is_compared = True

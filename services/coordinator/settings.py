@@ -11,6 +11,7 @@ from sqlalchemy import make_url
 PREFIX = "HSL_COORDINATOR_"
 MIN_SECRET_LENGTH = 24  # shorter ones can be guessed over the network within the life of an alliance
 MIN_DIFFERENT_SIGNS = 8
+DEFAULT_DATABASE_URL = "sqlite:///coordinator.db"
 _MAKE_ONE = "make one with `openssl rand -hex 24`"
 _WELL_KNOWN = (
     "changeme",
@@ -47,7 +48,7 @@ class CoordinatorSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     database_url: str = Field(
-        default="sqlite:///coordinator.db",
+        default=DEFAULT_DATABASE_URL,
         pattern=r"^(sqlite:///[^:]|postgresql(\+psycopg)?://)",
         description="SQLite file (relative: below workdir), or postgresql://user:password@host/database",
         repr=False,
@@ -77,11 +78,15 @@ class CoordinatorSettings(BaseSettings):
 
     @property
     def resolved_database_url(self) -> str:
-        """A relative SQLite file lies below the working folder, wherever the process was started."""
-        url = make_url(self.database_url)
-        if url.get_backend_name() == "sqlite" and url.database:
-            url = url.set(database=str(self.workdir / url.database))
-        return url.render_as_string(hide_password=False)
+        return resolved_url(self.database_url, self.workdir)
+
+
+def resolved_url(database_url: str, workdir: Path) -> str:
+    """A relative SQLite file lies below the working folder, wherever the process was started."""
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite" and url.database:
+        url = url.set(database=str(workdir / url.database))
+    return url.render_as_string(hide_password=False)
 
 
 def explain(error: ValidationError) -> str:

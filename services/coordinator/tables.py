@@ -61,6 +61,7 @@ class NodeRow(Base):
     signing_public_key: Mapped[str | None] = mapped_column(String(64))
     hub_ready_at: Mapped[datetime | None]  # when the hub confirmed folder and key
     hub_cut_at: Mapped[datetime | None]  # when the hub confirmed that a revoked node is cut
+    suspended_at: Mapped[datetime | None]  # the ledger is held, and other nodes know this one as revoked
     boot_number: Mapped[int | None]
     boot_id: Mapped[str | None] = mapped_column(String(64))
     boot_at: Mapped[datetime | None]
@@ -198,3 +199,36 @@ class EventRow(Base):
     round_number: Mapped[int | None]
     node_id: Mapped[str | None] = mapped_column(String(32))
     data: Mapped[dict[str, Any]]
+
+
+class LedgerRow(Base):
+    """The one row that says which ledger this is. `held_since`: restored from a backup, and not recovered yet."""
+
+    __tablename__ = "ledger"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 1
+    ledger_id: Mapped[str] = mapped_column(String(32))
+    generation: Mapped[int] = mapped_column(default=1)
+    held_since: Mapped[datetime | None]
+    held_because: Mapped[str | None] = mapped_column(Text)  # which node is ahead, and by how much
+
+
+class SightingRow(Base):
+    """What one node has seen of this ledger before it was restored; only while the ledger is held."""
+
+    __tablename__ = "sightings"
+
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.node_id"), primary_key=True)
+    seen: Mapped[dict[str, Any]]  # Seen
+    answered_at: Mapped[datetime | None]  # when it had sent all the records it was asked for
+
+
+class RecordRow(Base):
+    """A node's signed record of a round that the restored ledger does not have; only while the ledger is held."""
+
+    __tablename__ = "records"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), primary_key=True)
+    round_number: Mapped[int] = mapped_column(primary_key=True)
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.node_id"), primary_key=True)
+    record: Mapped[dict[str, Any]]  # RoundRecord, its signature checked

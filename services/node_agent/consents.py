@@ -75,6 +75,10 @@ class Consents:
         """The coordinator has heard it; unless the admin has answered otherwise meanwhile."""
         self._write("UPDATE consents SET told = 1 WHERE run_id = ? AND answer = ?", (run_id, answer))
 
+    def tell_again(self) -> None:
+        """The coordinator's ledger was restored from a backup, perhaps from before these answers."""
+        self._write("UPDATE consents SET told = 0 WHERE answer IS NOT NULL", ())
+
     def rebound(self, task_id: str) -> None:
         """Other data were bound to the task: what was found out about the old ones no longer holds."""
         self._write(

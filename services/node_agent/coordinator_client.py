@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from hsl_model.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION, transport
 from hsl_model.protocol.config import Message
 from hsl_model.protocol.errors import HslError
+from hsl_model.protocol.ledger import Mark, RecordReport, parse_mark
 from hsl_model.protocol.manifest import SignedManifest, canonical_json
 from hsl_model.protocol.messages import (
     AcceptRequest,
@@ -30,6 +31,7 @@ from hsl_model.protocol.messages import (
 )
 from hsl_model.protocol.retry import FailureKind
 from node_agent.egress import EgressLedger
+from node_agent.ledger_memory import LedgerMemory
 from node_agent.proxy import ProxyRefusedError, status_in
 
 Answer = TypeVar("Answer", bound=Message)
@@ -66,6 +68,9 @@ CODE_KINDS: dict[str, FailureKind] = {
     "round_over": FailureKind.NOT_YET_THERE,
     "round_unknown": FailureKind.NOT_YET_THERE,
     "run_state": FailureKind.NOT_YET_THERE,
+    # The ledger was restored from a backup; an admin decides about this node, or recovers the ledger.
+    "node_suspended": FailureKind.LIMIT,
+    "ledger_held": FailureKind.LIMIT,
 }
 
 
@@ -103,6 +108,7 @@ class CoordinatorClient:
         *,
         token: str | None = None,
         boot: Boot | None = None,
+        memory: LedgerMemory | None = None,
         http_transport: httpx.BaseTransport | None = None,
     ) -> None:
         headers = {PROTOCOL_HEADER: str(PROTOCOL_VERSION), "Content-Type": "application/json"}
@@ -115,7 +121,10 @@ class CoordinatorClient:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, transport=http_transport)
         except httpx.InvalidURL as error:
             raise _translated(error) from error
+        self._url = url
         self._ledger = ledger
+        self._memory = memory
+        self.mark: Mark | None = None  # of the newest reply
 
     def close(self) -> None:
         self._http.close()
@@ -124,10 +133,16 @@ class CoordinatorClient:
         return self._ask(transport.ENROL, request, EnrolReply)
 
     def desired(self, request: DesiredRequest) -> DesiredState:
+        """With what this node has seen of the coordinator's ledger; what it is told of it is kept."""
         timeout = httpx.Timeout(request.wait_s + POLL_MARGIN_S, connect=TIMEOUT.connect)
+        if self._memory is not None:
+            request = request.model_copy(update={"seen": self._memory.seen()})
         body = canonical_json(request)
         self._ledger.control(transport.DESIRED, body)
-        return _parsed(self._send(transport.DESIRED, body, timeout), DesiredState)
+        desired = _parsed(self._send(transport.DESIRED, body, timeout), DesiredState)
+        if self._memory is not None:
+            self._memory.told(desired)
+        return desired
 
     def heartbeat(self, message: Heartbeat) -> None:
         body = canonical_json(message)
@@ -153,6 +168,9 @@ class CoordinatorClient:
     def published(self, report: PublishedReport) -> None:
         self._tell(transport.PUBLISHED, report)
 
+    def record(self, report: RecordReport) -> None:
+        self._tell(transport.RECORDS, report)
+
     def _tell(self, path: str, message: Message) -> httpx.Response:
         body = canonical_json(message)
         self._ledger.message(path, message, body)
@@ -166,6 +184,9 @@ class CoordinatorClient:
             reply = self._http.post(path, content=body, timeout=timeout)
         except tuple(kind for kind, _ in TRANSLATION) as error:
             raise _translated(error) from error
+        self.mark = parse_mark(reply.headers.get(transport.LEDGER_HEADER))
+        if self.mark is not None and self._memory is not None:
+            self._memory.saw(self.mark, self._url)
         if reply.is_success:
             return reply
         raise _refusal(reply)

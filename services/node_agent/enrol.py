@@ -19,6 +19,7 @@ from node_agent.egress import EgressLedger
 from node_agent.errors import NotEnrolledError
 from node_agent.journal import Journal
 from node_agent.keys import NodeKeys, ensure_keys, load_keys
+from node_agent.ledger_memory import LedgerMemory
 from node_agent.private_files import private_folder, write_private
 from node_agent.proxy import way_out
 from node_agent.settings import NodeSettings
@@ -54,7 +55,10 @@ def enrol(
     clock: Clock | None = None,
     http_transport: httpx.BaseTransport | None = None,
 ) -> NodeFile:
-    """Enrol the agent of `settings.workdir` and keep what came back. Raises `CoordinatorError` for a wrong code."""
+    """Enrol the agent of `settings.workdir` and keep what came back. Raises `CoordinatorError` for a wrong code.
+
+    A site that was enrolled before keeps its keys, and with them its folder on the hub and everything it has signed.
+    """
     http_transport = http_transport or way_out(settings, coordinator_url)
     private_folder(settings.workdir)
     keys = ensure_keys(settings.keys_folder)
@@ -70,6 +74,8 @@ def enrol(
                 agent_version=AGENT_VERSION,
             )
         )
+        if client.mark is not None:
+            LedgerMemory(journal, clock).join(client.mark)
     finally:
         client.close()
         journal.close()

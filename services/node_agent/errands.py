@@ -6,6 +6,8 @@
     peers miss its update     -> upload it again, announce it again
     released rounds           -> delete their files
     a run that is over        -> delete its work, keep its models
+    the coordinator's ledger  -> the admin's answers once more, and the records of rounds it does not know; all else
+    was restored                 waits until it is recovered
     a restart, a late round   -> remove half-written files from the hub that nobody needs any more; also after a run
 
 Every errand can be repeated. One that fails is tried again later by itself and keeps no other from being done.
@@ -20,7 +22,15 @@ from functools import partial
 import structlog
 
 from hsl_model.protocol import paths
-from hsl_model.protocol.messages import AcceptRequest, DesiredState, Invitation, PublishedReport, PublishRequest
+from hsl_model.protocol.ledger import RecordReport
+from hsl_model.protocol.messages import (
+    AcceptRequest,
+    DesiredState,
+    Invitation,
+    PublishedReport,
+    PublishRequest,
+    Recovery,
+)
 from hsl_model.protocol.retry import FailureKind, RetryPolicy
 from node_agent.bindings import read_binding, site_source
 from node_agent.consents import Answer, Consent, Consents
@@ -30,6 +40,7 @@ from node_agent.errors import BindingInvalidError, BindingMissingError, Interrup
 from node_agent.mailbox import Mailbox
 from node_agent.model_card import release_model_cards
 from node_agent.phases.publishing import upload_update
+from node_agent.phases.records import records_from
 from node_agent.poller import pause
 from node_agent.trainer.messages import Prepare, Prepared
 from node_agent.trainer.parent import Trainer
@@ -67,6 +78,7 @@ class Errands(threading.Thread):
         self._later: dict[str, _Later] = {}
         self._watch = _QuietWatch(context.mailbox)
         self._done: dict[str, str] = {}  # errand -> version of the desired state it was done for
+        self._answered_again: int | None = None  # generation of the ledger that the consents were told to once more
         self._tidied: set[str] = set()  # occasions after which the own folder on the hub was looked through
 
     def run(self) -> None:
@@ -116,12 +128,11 @@ class Errands(threading.Thread):
 
     def _wanted(self, desired: DesiredState) -> dict[str, Callable[[], bool]]:
         """Every errand of this moment by name. Each returns whether it is done as far as this desired state goes."""
-        wanted: dict[str, Callable[[], bool]] = {}
+        if desired.recovery is not None:
+            return self._for_recovery(desired, desired.recovery)
+        wanted = self._answers(desired)
         for invitation in desired.invitations:
             wanted[f"look at data for {invitation.run_id}"] = partial(self._look_at_data, invitation)
-        for consent in self._consents.all():
-            if consent.answer is not None and not consent.told:
-                wanted[f"{consent.answer} {consent.run_id}"] = partial(self._tell, consent, desired)
         for request in desired.publish:
             wanted[f"publish {request.file_sha256}"] = partial(self._publish, request)
         assignment = desired.assignment
@@ -135,6 +146,19 @@ class Errands(threading.Thread):
         for occasion in self._occasions() - self._tidied:
             wanted[f"tidy the hub after {occasion}"] = partial(self._tidy, occasion)
         return wanted
+
+    def _answers(self, desired: DesiredState) -> dict[str, Callable[[], bool]]:
+        return {
+            f"{consent.answer} {consent.run_id}": partial(self._tell, consent, desired)
+            for consent in self._consents.all()
+            if consent.answer is not None and not consent.told
+        }
+
+    def _for_recovery(self, desired: DesiredState, recovery: Recovery) -> dict[str, Callable[[], bool]]:
+        if self._answered_again != desired.generation:
+            self._consents.tell_again()
+            self._answered_again = desired.generation
+        return {**self._answers(desired), "send records": partial(self._send_records, recovery)}
 
     def _occasions(self) -> set[str]:
         """When an upload may have been given up half-way."""
@@ -203,6 +227,15 @@ class Errands(threading.Thread):
         self._consents.told(run_id, consent.answer or Answer.ACCEPT)
         self._context.mailbox.nudge()
         return False  # the journal knows; an admin who answers again is heard again
+
+    def _send_records(self, recovery: Recovery) -> bool:
+        """Every record that the restored ledger lacks, oldest first; at the end it is told that these were all."""
+        context = self._context
+        for run_id, round_number in sorted(recovery.records_from.items()):
+            for signed in records_from(context.journal, run_id, round_number):
+                context.client.record(RecordReport(signed=signed, is_last=False))
+        context.client.record(RecordReport(is_last=True))
+        return True
 
     # --- files -------------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class FusedModel(Message):
 class RoundFacts(Message):
     run_id: RunId
     round_number: int = Field(ge=0)
+    generation: int = Field(default=1, description="of the coordinator's ledger that knows of all this")
     config: RunConfig
     is_initialiser: bool = False
     start: FusedFile | None = None
@@ -82,6 +83,11 @@ class RoundFacts(Message):
         """A plan, or a newer version of it: whatever was fused before is thrown away."""
         planned = PlanFacts(plan=plan, roster=roster, redo=redo)
         return self.model_copy(update={"planned": planned, "fused": None, "validation": None})
+
+    def unannounced(self, generation: int) -> "RoundFacts":
+        """What is left when the ledger was restored from before this node's announce: the update, to be told again."""
+        forgotten = {"accepted_sha256": None, "planned": None, "fused": None, "validation": None}
+        return self.model_copy(update={**forgotten, "generation": generation})
 
     def own_in_plan(self, node_id: NodeId) -> bool:
         return self.planned is not None and any(entry.node_id == node_id for entry in self.planned.plan.entries)

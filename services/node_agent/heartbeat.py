@@ -10,7 +10,7 @@ from hsl_model.protocol.clock import Clock
 from hsl_model.protocol.messages import Heartbeat
 from hsl_model.protocol.states import NodePhase
 from node_agent.coordinator_client import CoordinatorClient, CoordinatorError
-from node_agent.errors import failure_of
+from node_agent.errors import AgentError, failure_of
 from node_agent.journal import Journal
 from node_agent.mailbox import Mailbox
 from node_agent.poller import pause
@@ -37,7 +37,7 @@ class HeartbeatThread(threading.Thread):
                 message = self.message()
                 said = _situation(message)
                 self._client.heartbeat(message)
-            except (CoordinatorError, sqlite3.Error) as error:  # also a journal that cannot be read
+            except (CoordinatorError, AgentError, sqlite3.Error) as error:  # also a journal that cannot be read
                 logger.debug("a heartbeat was lost", code=failure_of(error).code)
             pause(self._mailbox, self._clock, self._interval_s, partial(self._has_news, said))
 

@@ -52,6 +52,18 @@ MIGRATIONS: tuple[str, ...] = (
         previous TEXT NOT NULL, head TEXT NOT NULL
     );
     """,
+    """
+    CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        ledger_id TEXT NOT NULL, generation INTEGER NOT NULL, event_id INTEGER NOT NULL
+    );
+    CREATE TABLE seen_rounds (run_id TEXT PRIMARY KEY, round_number INTEGER NOT NULL);
+    CREATE TABLE seen_revoked (node_id TEXT PRIMARY KEY, event_id INTEGER NOT NULL);
+    CREATE TABLE round_records (
+        run_id TEXT NOT NULL, round_number INTEGER NOT NULL, plan_key TEXT NOT NULL, record BLOB NOT NULL,
+        PRIMARY KEY (run_id, round_number)
+    );
+    """,
 )
 
 

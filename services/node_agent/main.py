@@ -39,6 +39,7 @@ from node_agent.exchange.pace import Pace
 from node_agent.heartbeat import HeartbeatThread
 from node_agent.hub_connection import HubConnection
 from node_agent.journal import Journal
+from node_agent.ledger_memory import LedgerMemory
 from node_agent.mailbox import Mailbox
 from node_agent.phases import PHASES, PhaseFunction
 from node_agent.poller import Poller
@@ -90,6 +91,7 @@ class _Agent:
         self._ledger = EgressLedger(journal, clock)
         self._store = Store(settings.workdir / "store", journal)
         self._store.remove_orphans()
+        self._memory = LedgerMemory(journal, clock)
         self._boot = Boot(journal.next_boot(), secrets.token_hex(16))
         mailbox.paused = journal.paused
 
@@ -130,6 +132,7 @@ class _Agent:
             self._ledger,
             token=self._identity.token,
             boot=self._boot,
+            memory=self._memory,
             http_transport=transport or way_out(self._settings, url),
         )
 

@@ -16,7 +16,7 @@ from hsl_model.protocol.clock import Clock
 from hsl_model.protocol.messages import DesiredRequest
 from hsl_model.protocol.retry import FailureKind, RetryPolicy
 from node_agent.coordinator_client import CoordinatorClient, CoordinatorError
-from node_agent.errors import failure_of
+from node_agent.errors import AgentError, failure_of
 from node_agent.mailbox import Mailbox
 
 logger = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ class Poller(threading.Thread):
                 desired = self._client.desired(
                     DesiredRequest(known_version=known, wait_s=self._wait_s, missing=missing)
                 )
-            except (CoordinatorError, sqlite3.Error) as error:  # also a ledger that cannot be written
+            except (CoordinatorError, AgentError, sqlite3.Error) as error:  # also a ledger that cannot be written
                 self._failed(error)
                 pause_s = self._retry.delay_s(attempt, FailureKind.CONNECTION, 0.5) or self._retry.cap_s
                 attempt += 1
@@ -70,7 +70,7 @@ class Poller(threading.Thread):
             with box.change():
                 box.contact_failure, box.revoked = None, False
 
-    def _failed(self, error: CoordinatorError | sqlite3.Error) -> None:
+    def _failed(self, error: CoordinatorError | AgentError | sqlite3.Error) -> None:
         failure = failure_of(error)
         if failure != self._mailbox.contact_failure:
             logger.warning("the coordinator cannot be asked", code=failure.code, reason=failure.sentence)

@@ -5,6 +5,8 @@
                                    Hold(reason)    nothing to do until something changes
                                    Move(phase, …)  write this row first, then decide again
 
+    the coordinator's ledger was restored from a backup       -> Hold, until it is recovered
+    it was recovered, and may know less of this row's round   -> Move(ANNOUNCING | DOWNLOADING | as it was, IDLE)
     the run is over, or this node left it, or was revoked     -> Move(IDLE, nothing)
     another run or a later round                              -> Move(TRAINING | CHECKPOINTING | WAITING, its facts)
     the plan froze without this node                          -> Move(DOWNLOADING, late)
@@ -69,23 +71,50 @@ def situation(desired: DesiredState | None) -> str | None:
 
 
 def decide(row: PhaseRow, wish: Wish) -> Decision:
+    if wish.desired is not None and wish.desired.recovery is not None and not wish.revoked:
+        return Hold(wish.desired.recovery.sentence)
     if _must_leave(row, wish):
         return Move(NodePhase.IDLE, None)
     if wish.revoked:
         return Hold("This node was revoked; the alliance's coordinator can enrol it again.")
-    if wish.desired is None:
-        return _without_coordinator(row)
-    if wish.desired.assignment is None:
+    return _without_coordinator(row) if wish.desired is None else _as_desired(row, wish.desired, wish)
+
+
+def _as_desired(row: PhaseRow, desired: DesiredState, wish: Wish) -> Decision:
+    assignment = desired.assignment
+    if assignment is None:
         return Hold(NO_WORK)
-    return _with_assignment(row, wish.desired.assignment, wish)
-
-
-def _with_assignment(row: PhaseRow, assignment: Assignment, wish: Wish) -> Decision:
+    if row.facts is not None and row.facts.generation < desired.generation:
+        return _recovered(row, row.facts, assignment, desired)
     if row.facts is None or row.facts.key != (assignment.run_id, assignment.round_number):
         return _other_round(row, assignment, wish)
     if row.phase is NodePhase.FAILED:
         return _failed(row, wish)
     return _same_round(row, row.facts, assignment, wish)
+
+
+def _recovered(row: PhaseRow, facts: RoundFacts, assignment: Assignment, desired: DesiredState) -> Decision:
+    """The first look at a recovered ledger. What it knows is kept; what it does not know is told again, not redone."""
+    follows = (assignment.run_id, assignment.round_number + 1) == facts.key
+    if follows and assignment.round_status is RoundStatus.COMPLETED and not _is_over(assignment):
+        return Hold(assignment.waiting or f"Waits for round {facts.round_number} to be opened again.")
+    if facts.key != (assignment.run_id, assignment.round_number) or _starts_elsewhere(facts, assignment):
+        return Move(NodePhase.IDLE, None)
+    phase = (row.failed_phase or NodePhase.IDLE) if row.phase is NodePhase.FAILED else row.phase
+    kept = facts.model_copy(update={"generation": desired.generation})
+    if phase in CONTRIBUTING or (facts.planned is not None and facts.planned.plan == assignment.plan):
+        return Move(phase, kept)
+    if assignment.plan is not None and row.phase is not NodePhase.FAILED:
+        return Move(NodePhase.DOWNLOADING, kept.with_plan(assignment.plan, desired.roster, assignment.redo_fusion))
+    if facts.signed is not None and assignment.round_status is RoundStatus.OPEN:
+        return Move(NodePhase.ANNOUNCING, facts.unannounced(desired.generation))
+    return Move(NodePhase.IDLE, None)
+
+
+def _starts_elsewhere(facts: RoundFacts, assignment: Assignment) -> bool:
+    """The ledger has another model of the round before than the one this round was begun with."""
+    held, wanted = (found and found.file_sha256 for found in (facts.start, assignment.start))
+    return held != wanted
 
 
 def _must_leave(row: PhaseRow, wish: Wish) -> bool:
@@ -129,14 +158,18 @@ def _other_round(row: PhaseRow, assignment: Assignment, wish: Wish) -> Decision:
     return _begin(assignment, wish)
 
 
+def _is_over(assignment: Assignment) -> bool:
+    return assignment.run_status not in (RunStatus.RUNNING, RunStatus.PAUSED)
+
+
 def _begin(assignment: Assignment, wish: Wish) -> Decision:
     """Take up a round. Whoever has nothing (more) to contribute goes straight to WAITING."""
-    is_over = assignment.run_status not in (RunStatus.RUNNING, RunStatus.PAUSED)
-    if is_over and (assignment.plan is None or assignment.run_status is not RunStatus.COMPLETED):
+    if _is_over(assignment) and (assignment.plan is None or assignment.run_status is not RunStatus.COMPLETED):
         return Hold(NO_WORK)  # a completed run still lets its late members fuse the last plan
     facts = RoundFacts(
         run_id=assignment.run_id,
         round_number=assignment.round_number,
+        generation=wish.desired.generation if wish.desired else 1,
         config=assignment.config,
         is_initialiser=assignment.is_initialiser,
         start=assignment.start,

@@ -13,13 +13,13 @@ import httpx
 import pytest
 import structlog
 from fastapi import APIRouter
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, make_url, text, update
 
 from coordinator.app import create_app
 from coordinator.db import Database
 from coordinator.migrations.upgrade import upgrade_database
 from coordinator.settings import CoordinatorSettings
-from coordinator.tables import Base
+from coordinator.tables import Base, LedgerRow
 from hsl_model.protocol.clock import ManualClock
 from tests.coordinator.fakes import MemoryHub
 from tests.coordinator.helpers import ADMIN_TOKEN, HUB_TOKEN, Alliance
@@ -91,8 +91,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
     url = str(request.getfixturevalue("postgresql_database_url"))
     engine = create_engine(url)
     with engine.begin() as connection:
-        names = ", ".join(table.name for table in Base.metadata.sorted_tables)
+        names = ", ".join(table.name for table in Base.metadata.sorted_tables if table is not LedgerRow.__table__)
         connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+        connection.execute(update(LedgerRow).values(generation=1, held_since=None, held_because=None))
     engine.dispose()
     return url
 

@@ -1,5 +1,6 @@
 """The migrations make exactly the tables of the code, on both databases, whoever comes first."""
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -9,11 +10,11 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import insert, inspect, text
+from sqlalchemy import insert, inspect, select, text
 
 from coordinator.db import Database
 from coordinator.migrations.upgrade import SchemaTooNewError, alembic_config, upgrade_database
-from coordinator.tables import Base, RunRow
+from coordinator.tables import Base, EventRow, LedgerRow, RunRow
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -66,3 +67,23 @@ def test_a_database_of_a_newer_coordinator_is_refused_and_left_alone(tmp_path: P
     with database.engine.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
     database.close()
+
+
+def test_a_ledger_from_before_it_had_an_id_gets_the_same_one_in_every_copy(tmp_path: Path) -> None:
+    """A backup from before the upgrade must not look like another coordinator's ledger to the nodes."""
+    old = Database(f"sqlite:///{tmp_path}/old.db")
+    with old.engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        connection.execute(insert(EventRow).values(at=NOW, kind="node.created", actor="admin", node_id="a", data={}))
+    old.close()
+    found = []
+    for name in ("first", "second", "new"):
+        if name != "new":
+            shutil.copyfile(tmp_path / "old.db", tmp_path / f"{name}.db")
+        database = Database(f"sqlite:///{tmp_path}/{name}.db")
+        upgrade_database(database)
+        with database.engine.connect() as connection:
+            found.append(connection.execute(select(LedgerRow.ledger_id, LedgerRow.generation)).one())
+        database.close()
+    assert found[0] == found[1] != found[2]
+    assert [(len(one.ledger_id), one.generation) for one in found] == [(32, 1)] * 3

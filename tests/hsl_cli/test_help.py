@@ -11,7 +11,7 @@ Hsl = Callable[..., Result]
 HEAVY = ("torch", "numpy", "fastapi", "paramiko", "sqlalchemy", "httpx", "pydantic", "cryptography", "matplotlib")
 COMMANDS = {
     (): ("demo", "coordinator", "hub", "node", "run", "nodes", "data", "predict"),
-    ("coordinator",): ("serve",),
+    ("coordinator",): ("serve", "backup", "recover"),
     ("hub",): ("serve",),
     ("node",): (
         "enrol",

@@ -111,6 +111,10 @@ def test_enrol_makes_keys_sends_their_public_halves_and_never_shows_the_token(
     assert "PRIVATE" not in json.dumps(sent)
     again = hsl("node", "enrol", "--workdir", workdir, "--coordinator", coordinator.url, "--code", CODE)
     assert (again.exit_code, len(coordinator.asked)) == (1, 1)
+    assert "--again" in again.stderr
+    anew = hsl("node", "enrol", "--again", "--workdir", workdir, "--coordinator", coordinator.url, "--code", CODE)
+    assert "Restart its agent" in anew.stdout
+    assert coordinator.asked[-1][2]["signing_public_key"] == sent["signing_public_key"]
 
 
 def test_enrol_with_a_wrong_code_is_the_coordinators_sentence(

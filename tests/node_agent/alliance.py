@@ -21,6 +21,7 @@ from hsl_model.checkpoint import TensorFile, write_tensors
 from hsl_model.protocol import transport
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.config import MethodConfig, QuorumConfig, RunConfig, TaskConfig
+from hsl_model.protocol.ledger import Mark
 from hsl_model.protocol.manifest import SignedManifest, UpdateManifest, UpdateMetrics, public_key_text, sign
 from hsl_model.protocol.messages import (
     Announced,
@@ -33,6 +34,7 @@ from hsl_model.protocol.messages import (
     Invitation,
     PlanEntry,
     PublishRequest,
+    Recovery,
     RosterEntry,
 )
 from hsl_model.protocol.methods import method_facts
@@ -99,6 +101,9 @@ class Alliance:
         self.freezes = True  # whether plans freeze by themselves
         self.peers_announce = True
         self.revoked = False
+        self.ledger = Mark("a" * 32, 1, 1)
+        self.recovery: Recovery | None = None  # the ledger was restored from a backup
+        self.known_revoked: tuple[str, ...] = ()
         self.keep: tuple[str, ...] = ()
         self.release_before = 0
         self.publish: tuple[PublishRequest, ...] = ()
@@ -184,6 +189,7 @@ class Alliance:
             reply = self._answer(path, body)
             self.changed.notify_all()
         self.fault("after", path)
+        reply.headers[transport.LEDGER_HEADER] = self.ledger.header()
         return reply
 
     def _answer(self, path: str, body: dict[str, Any]) -> httpx.Response:
@@ -225,6 +231,9 @@ class Alliance:
         invitations = (Invitation(run_id=RUN, config=self.config),) if self.invited else ()
         return DesiredState(
             version=str(self.version),
+            generation=self.ledger.generation,
+            recovery=self.recovery,
+            revoked=self.known_revoked,
             invitations=invitations,
             roster=(RosterEntry(node_id=AGENT, signing_public_key=self.agent_key), *roster),
             assignment=self._assignment() if self.assigned and not self.finished and not self.invited else None,

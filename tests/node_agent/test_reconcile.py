@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from hsl_model.protocol.manifest import UpdateMetrics
+from hsl_model.protocol.manifest import SignedManifest, UpdateManifest, UpdateMetrics
 from hsl_model.protocol.messages import (
     Assignment,
     DesiredState,
     FusedFile,
     FusionPlan,
     PlanEntry,
+    Recovery,
     RosterEntry,
 )
 from hsl_model.protocol.retry import FailureKind
@@ -77,6 +78,21 @@ def wish(assignment: Assignment | None = None, **changes: Any) -> Wish:
 def update(sha256: str = SHA["e"]) -> UpdateFacts:
     metrics = UpdateMetrics(validation_auc=0.5, shared_epoch=1, num_steps=1)
     return UpdateFacts(sha256=sha256, num_bytes=5, metrics=metrics, num_cases=5)
+
+
+def signed() -> SignedManifest:
+    manifest = UpdateManifest(
+        run_id=RUN,
+        round_number=3,
+        node_id=AGENT,
+        update_sha256=SHA["e"],
+        update_bytes=5,
+        tensors=(),
+        start_digest=SHA["a"],
+        num_cases=5,
+        metrics=update().metrics,
+    )
+    return SignedManifest(manifest=manifest, signature="s")
 
 
 def moved(decision: Decision) -> tuple[NodePhase, RoundFacts | None]:
@@ -324,3 +340,76 @@ def test_no_decision_breaks_the_transition_table() -> None:
                 decision = decide(row(phase, one), given)
                 if isinstance(decision, Move) and decision.phase is not phase:
                     assert decision.phase in PHASE_TRANSITIONS[phase], (phase, decision.phase)
+
+
+# --- a ledger that was restored from a backup ------------------------------------------------------------------------
+
+
+def recovered(assignment: Assignment) -> Wish:
+    return Wish(AGENT, desired(assignment).model_copy(update={"generation": 2}))
+
+
+@pytest.mark.parametrize("phase", [*WORKING, NodePhase.IDLE])
+def test_while_the_ledger_is_held_a_node_keeps_what_it_has(phase: NodePhase) -> None:
+    """The restored ledger does not know this run: left to itself, the node would drop its work."""
+    restored = desired(None, finished=(RUN,)).model_copy(
+        update={"recovery": Recovery(sentence="It was restored.", records_from={})}
+    )
+    assert decide(row(phase, facts()), Wish(AGENT, restored)) == Hold("It was restored.")
+
+
+@pytest.mark.parametrize("phase", CONTRIBUTING)
+def test_a_contribution_under_way_goes_on_after_the_recovery(phase: NodePhase) -> None:
+    assert moved(decide(row(phase, facts(update=update())), recovered(assigned()))) == (
+        phase,
+        facts(update=update(), generation=2),
+    )
+
+
+@pytest.mark.parametrize("phase", [NodePhase.WAITING, *COLLECTING, NodePhase.IDLE])
+def test_an_update_that_the_ledger_forgot_is_announced_again_and_not_made_again(phase: NodePhase) -> None:
+    kept = facts(update=update(), signed=signed(), accepted_sha256=SHA["e"]).with_plan(plan(), ROSTER, 0)
+    assert moved(decide(row(phase, kept), recovered(assigned()))) == (
+        NodePhase.ANNOUNCING,
+        facts(update=update(), signed=signed(), generation=2),
+    )
+    assert phase is NodePhase.ANNOUNCING or NodePhase.ANNOUNCING in PHASE_TRANSITIONS[phase]
+
+
+@pytest.mark.parametrize("phase", [*COLLECTING, NodePhase.IDLE])
+def test_a_round_that_the_ledger_has_with_the_same_plan_goes_on(phase: NodePhase) -> None:
+    kept = facts(signed=signed()).with_plan(plan(), ROSTER, 0)
+    for status in (RoundStatus.FUSING, RoundStatus.COMPLETED):
+        wanted = recovered(assigned(plan=plan(), round_status=status))
+        assert moved(decide(row(phase, kept), wanted)) == (phase, kept.model_copy(update={"generation": 2}))
+
+
+def test_an_older_plan_of_the_restored_ledger_is_fused() -> None:
+    kept = facts(signed=signed()).with_plan(plan(2), ROSTER, 0)
+    phase, taken = moved(decide(row(NodePhase.ADOPTING, kept), recovered(assigned(plan=plan(1)))))
+    assert (phase, taken and taken.plan.version, taken and taken.generation) == (NodePhase.DOWNLOADING, 1, 2)
+
+
+@pytest.mark.parametrize("phase", WORKING)
+def test_the_round_after_a_replayed_one_is_waited_for(phase: NodePhase) -> None:
+    before = assigned(round_number=2, round_status=RoundStatus.COMPLETED, run_status=RunStatus.PAUSED, plan=plan())
+    assert decide(row(phase, facts()), recovered(before)) == Hold("hospital-b trains since 10 minutes.")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"round_number": 2},  # it goes on two rounds before: nobody could prove the one between
+        {"round_number": 1, "round_status": RoundStatus.COMPLETED},
+        {"start": START.model_copy(update={"file_sha256": SHA["f"]})},
+        {"run_id": "run-2"},
+    ],
+)
+def test_what_does_not_follow_from_the_recovered_ledger_is_left(changes: dict[str, Any]) -> None:
+    assert moved(decide(row(NodePhase.TRAINING, facts()), recovered(assigned(**changes)))) == (NodePhase.IDLE, None)
+
+
+def test_a_round_begun_after_the_recovery_belongs_to_its_generation() -> None:
+    phase, taken = moved(decide(row(NodePhase.IDLE), recovered(assigned())))
+    assert (phase, taken and taken.generation) == (NodePhase.TRAINING, 2)
+    assert decide(row(NodePhase.TRAINING, taken), recovered(assigned())) == Proceed()

@@ -76,20 +76,29 @@ def canonical_json(message: Message) -> bytes:
 
 
 def sign(manifest: UpdateManifest, key: Ed25519PrivateKey) -> SignedManifest:
-    signature = base64.b64encode(key.sign(canonical_json(manifest))).decode()
-    return SignedManifest(manifest=manifest, signature=signature)
+    return SignedManifest(manifest=manifest, signature=signature_of(manifest, key))
 
 
 def verify(signed: SignedManifest, public_key: str) -> UpdateManifest:
     """The manifest, if `public_key` (base64 of 32 raw bytes) signed it; else `ManifestError`."""
-    try:
-        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key, validate=True))
-        key.verify(base64.b64decode(signed.signature, validate=True), canonical_json(signed.manifest))
-    except (InvalidSignature, ValueError) as error:
+    if not is_signed(signed.manifest, signed.signature, public_key):
         raise ManifestError(
             reason=f"its signature is not {signed.manifest.node_id}'s; ask that site whether its keys changed"
-        ) from error
+        )
     return signed.manifest
+
+
+def signature_of(message: Message, key: Ed25519PrivateKey) -> str:
+    return base64.b64encode(key.sign(canonical_json(message))).decode()
+
+
+def is_signed(message: Message, signature: str, public_key: str) -> bool:
+    try:
+        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key, validate=True))
+        key.verify(base64.b64decode(signature, validate=True), canonical_json(message))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def parse_signed(raw: bytes) -> SignedManifest:

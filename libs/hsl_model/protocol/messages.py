@@ -10,6 +10,9 @@ from hsl_model.protocol.config import Message, NodeId, RunConfig, Sha256
 from hsl_model.protocol.manifest import Fraction, RunId, SignedManifest
 from hsl_model.protocol.states import NodePhase, ParticipationStatus, RoundStatus, RunStatus
 
+LEDGER_ID_PATTERN = r"^[0-9a-f]{32}$"
+MAX_SEEN = 256  # runs, and revoked nodes, that a node names with every poll: some kilobytes at most
+
 # --- enrolment -------------------------------------------------------------------------------------------------------
 
 
@@ -47,12 +50,23 @@ class EnrolReply(Message):
 # --- desired state ---------------------------------------------------------------------------------------------------
 
 
+class Seen(Message):
+    """The newest a node has seen of the coordinator's ledger. A ledger that has less was restored from a backup."""
+
+    ledger_id: str = Field(pattern=LEDGER_ID_PATTERN)
+    generation: int = Field(ge=1, lt=2**31)
+    event_id: int = Field(ge=0, lt=2**62)
+    rounds: dict[RunId, int] = Field(default_factory=dict, max_length=MAX_SEEN, description="newest round of each run")
+    revoked: tuple[NodeId, ...] = Field(default=(), max_length=MAX_SEEN, description="nodes it was told are revoked")
+
+
 class DesiredRequest(Message):
     """The long poll: answered at once when the state differs from `known_version`, else after `wait_s`."""
 
     known_version: str | None = None
     wait_s: float = Field(default=25.0, ge=0, le=55)
     missing: tuple[Sha256, ...] = Field(default=(), max_length=16, description="files this node needs and cannot find")
+    seen: Seen | None = Field(default=None, description="None: this node has seen no ledger yet")
 
 
 class RosterEntry(Message):
@@ -135,8 +149,18 @@ class PublishRequest(Message):
     file_sha256: Sha256
 
 
+class Recovery(Message):
+    """The ledger was restored from a backup: nothing is to be done until an admin has recovered it."""
+
+    sentence: str
+    records_from: dict[RunId, int] = Field(description="wanted: this node's records of these rounds and later ones")
+
+
 class DesiredState(Message):
     version: str
+    generation: int = Field(default=1, ge=1, description="of the ledger; raised when it was restored and recovered")
+    recovery: Recovery | None = None
+    revoked: tuple[NodeId, ...] = Field(default=(), description="to be remembered, should the ledger forget it")
     invitations: tuple[Invitation, ...] = ()
     roster: tuple[RosterEntry, ...] = ()
     assignment: Assignment | None = None

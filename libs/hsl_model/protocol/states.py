@@ -4,7 +4,8 @@ Run:            DRAFT -> RUNNING <-> PAUSED -> COMPLETED | STOPPED | FAILED
 Round:          OPEN -> FUSING -> COMPLETED | FAILED | CANCELLED
 Participation:  ASSIGNED -> TRAINING -> UPLOADING -> ANNOUNCED -> FUSING -> FUSED | EXCLUDED(reason) | FAILED(reason)
 Node phase:     IDLE -> TRAINING -> CHECKPOINTING -> UPLOADING -> ANNOUNCING -> WAITING -> DOWNLOADING -> VERIFYING
-                -> FUSING -> ADOPTING -> IDLE, and from anywhere to IDLE (stopped, excluded) or FAILED
+                -> FUSING -> ADOPTING -> IDLE, and from anywhere to IDLE (stopped, excluded) or FAILED;
+                from WAITING on back to ANNOUNCING, when the coordinator's ledger was restored and does not know it
 """
 
 from collections.abc import Mapping
@@ -150,6 +151,7 @@ PHASE_TRANSITIONS: Mapping[NodePhase, frozenset[NodePhase]] = {
             NodePhase.CHECKPOINTING,  # round 0: the first member builds the initial weights
             NodePhase.WAITING,  # announced earlier, or has nothing to contribute to this round
             NodePhase.DOWNLOADING,  # a late node fuses the frozen plan without itself
+            NodePhase.ANNOUNCING,  # adopted, and the restored ledger does not know the update any more
             NodePhase.FAILED,
         }
     ),
@@ -157,11 +159,11 @@ PHASE_TRANSITIONS: Mapping[NodePhase, frozenset[NodePhase]] = {
     NodePhase.CHECKPOINTING: _ALWAYS | {NodePhase.UPLOADING, NodePhase.ANNOUNCING, NodePhase.DOWNLOADING},
     NodePhase.UPLOADING: _ALWAYS | {NodePhase.ANNOUNCING, NodePhase.DOWNLOADING},
     NodePhase.ANNOUNCING: _ALWAYS | {NodePhase.WAITING, NodePhase.DOWNLOADING},
-    NodePhase.WAITING: _ALWAYS | {NodePhase.DOWNLOADING},
-    NodePhase.DOWNLOADING: _ALWAYS | {NodePhase.VERIFYING},
-    NodePhase.VERIFYING: _ALWAYS | {NodePhase.DOWNLOADING, NodePhase.FUSING},
-    NodePhase.FUSING: _ALWAYS | {NodePhase.DOWNLOADING, NodePhase.ADOPTING},
-    NodePhase.ADOPTING: _ALWAYS | {NodePhase.DOWNLOADING},
+    NodePhase.WAITING: _ALWAYS | {NodePhase.DOWNLOADING, NodePhase.ANNOUNCING},
+    NodePhase.DOWNLOADING: _ALWAYS | {NodePhase.VERIFYING, NodePhase.ANNOUNCING},
+    NodePhase.VERIFYING: _ALWAYS | {NodePhase.DOWNLOADING, NodePhase.FUSING, NodePhase.ANNOUNCING},
+    NodePhase.FUSING: _ALWAYS | {NodePhase.DOWNLOADING, NodePhase.ADOPTING, NodePhase.ANNOUNCING},
+    NodePhase.ADOPTING: _ALWAYS | {NodePhase.DOWNLOADING, NodePhase.ANNOUNCING},
     NodePhase.FAILED: frozenset({NodePhase.IDLE, *_ROUND_TRIP}),
 }
 

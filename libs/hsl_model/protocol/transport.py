@@ -3,12 +3,14 @@
 API = "/api/v1"
 BOOT_NUMBER_HEADER = "X-HSL-Boot"  # raised at each start of an agent, kept in its journal
 BOOT_ID_HEADER = "X-HSL-Boot-Id"  # drawn at each start: tells two live agents with one identity apart
+LEDGER_HEADER = "X-HSL-Ledger"  # on every reply to a node: which ledger answered, and how far it is (`ledger.Mark`)
 
 ENROL = f"{API}/enrol"
 HUB_PLACE = f"{API}/enrol/hub"  # the one thing told to somebody without a code or a token
 DESIRED = f"{API}/node/desired"
 HEARTBEAT = f"{API}/node/heartbeat"
 PUBLISHED = f"{API}/node/published"
+RECORDS = f"{API}/node/records"
 
 
 def accept(run_id: str) -> str:

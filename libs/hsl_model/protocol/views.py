@@ -127,3 +127,52 @@ class EventView(Message):
     round_number: int | None
     node_id: str | None
     data: dict[str, str | int | float | bool | None]
+
+
+class NodeGapView(Message):
+    """What one node has seen that the ledger does not have."""
+
+    node_id: NodeId
+    generation: int
+    events_ahead: int = Field(description="0: this node has seen no more than the ledger has, or less")
+    rounds: dict[str, int] = Field(description="run id -> the newest round it has seen")
+    has_answered: bool = Field(description="all the records it was asked for are here")
+
+
+class RunGapView(Message):
+    run_id: str
+    name: str | None = Field(description="None: the ledger does not know this run")
+    newest_round: int | None = Field(description="of the ledger")
+    newest_seen: int = Field(description="the newest round that a node has seen")
+    seen_by: tuple[NodeId, ...]
+    replayable: tuple[int, ...] = Field(description="rounds that the nodes' records complete")
+    obstacle: str | None = Field(description="why the round after those cannot be replayed")
+
+
+class RevokedGapView(Message):
+    """A node that the ledger has as enrolled, and others as revoked."""
+
+    node_id: NodeId
+    seen_by: tuple[NodeId, ...]
+
+
+class LedgerView(Message):
+    ledger_id: str
+    generation: int
+    event_id: int
+    is_held: bool = Field(description="restored from a backup, and not recovered yet")
+    reason: str | None
+    nodes: tuple[NodeGapView, ...] = ()
+    unheard: tuple[NodeId, ...] = Field(default=(), description="enrolled, and silent since the ledger is held")
+    runs: tuple[RunGapView, ...] = ()
+    revoked: tuple[RevokedGapView, ...] = ()
+
+
+class RecoveredView(Message):
+    """What a recovery did."""
+
+    generation: int
+    revoked: tuple[NodeId, ...]
+    rounds: dict[str, tuple[int, ...]] = Field(description="run id -> rounds that were written as completed")
+    unknown_runs: tuple[str, ...]
+    to_resume: tuple[str, ...] = Field(description="paused runs; `hsl run resume` lets each go on")

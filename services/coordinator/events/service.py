@@ -10,6 +10,7 @@ from hsl_model.protocol.views import EventView
 
 ADMIN = "admin"
 TICK = "tick"
+RECOVERY = "recovery"  # written from what the sites know, after the ledger was restored from a backup
 
 EventValue = str | int | float | bool | None
 

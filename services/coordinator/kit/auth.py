@@ -49,7 +49,10 @@ class NodeTokenError(HslError):
     code = "node_token_invalid"
     http_status = 401
     title = "Not a valid node token"
-    template = "This node token is not valid (any more); enrol again with a new code from the alliance's admin."
+    template = (
+        "This node token is not valid (any more); enrol again with a new code from the alliance's admin "
+        "(`hsl node enrol --again` keeps the site's keys and models)."
+    )
     headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 - read only
 
 
@@ -58,6 +61,18 @@ class NodeRevokedError(HslError):
     http_status = 403
     title = "The node was revoked"
     template = "Node {node_id} was revoked by the alliance's admin; ask there if this is a mistake."
+
+
+class NodeSuspendedError(HslError):
+    """Not a revocation: an admin decides, so the agent keeps its work and asks again."""
+
+    code = "node_suspended"
+    http_status = 403
+    title = "The node is suspended"
+    template = (
+        "The coordinator's ledger was restored from a backup, and other sites know node {node_id} as revoked; the "
+        "alliance's admin must decide (`hsl coordinator recover`)."
+    )
 
 
 class ProtocolVersionError(HslError):
@@ -149,6 +164,8 @@ def _identify(session: Session, token: str, *, lock: bool = False) -> NodeRow:
         raise NodeTokenError
     if node.status != NodeStatus.ENROLLED:
         raise NodeRevokedError(node_id=node.node_id)
+    if node.suspended_at is not None:
+        raise NodeSuspendedError(node_id=node.node_id)
     return node
 
 

@@ -30,7 +30,7 @@ def recognised(snapshot: Snapshot, token: str, boot: Boot, now: datetime) -> str
     node = snapshot.nodes.get(token.removeprefix(TOKEN_PREFIX).partition("_")[0])
     if node is None or node.token_hash is None or not hmac.compare_digest(digest_of(token), node.token_hash):
         return None
-    known = node.status == NodeStatus.ENROLLED and node.token_used_at is not None
+    known = node.status == NodeStatus.ENROLLED and node.token_used_at is not None and node.suspended_at is None
     return node.node_id if known and standing_of(node, boot, now) is Standing.KNOWN else None
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from pydantic_core import to_json
 
+from coordinator.ledger.replay import first_missing
 from coordinator.node_api.snapshot import Fragment, RunSnapshot, Snapshot
 from coordinator.nodes.service import health_of
 from coordinator.rounds.explain import Explainer
@@ -18,7 +19,7 @@ from coordinator.rounds.facts import ACCEPTED
 from coordinator.rounds.files import asked
 from coordinator.rounds.service import deadline_in_s
 from coordinator.tables import NodeRow, ParticipationRow, RoundRow
-from hsl_model.protocol.messages import Assignment, DesiredState, Invitation, PublishRequest
+from hsl_model.protocol.messages import Assignment, DesiredState, Invitation, PublishRequest, Recovery
 from hsl_model.protocol.states import (
     MembershipStatus,
     NodeHealth,
@@ -47,8 +48,29 @@ def told(node_id: str, snapshot: Snapshot, now: datetime) -> "Told":
         assignment=_assignment(node_id, run, snapshot.explainer(now), now) if run else None,
         publish=_publish(node_id, snapshot, now),
         finished_runs=_finished(node_id, snapshot),
+        # The newest event's number is in a header: as part of the state it would wake every poll with every commit.
+        generation=snapshot.ledger.mark.generation,
+        revoked=snapshot.revoked,
+        recovery=_recovery(node_id, snapshot),
     )
     return _told(state, run)
+
+
+def _recovery(node_id: str, snapshot: Snapshot) -> Recovery | None:
+    """While the ledger is held: why nothing is to be done, and which of this node's records it lacks."""
+    since = snapshot.ledger.held_since
+    if since is None:
+        return None
+    return Recovery(
+        sentence=f"Since {since:%Y-%m-%d %H:%M} UTC the coordinator's ledger is older than what the sites have seen: "
+        "it was restored from a backup. The alliance's admin must run `hsl coordinator recover`; this site's work is "
+        "kept as it is.",
+        records_from={
+            run.facts.run.run_id: first_missing(run.facts.newest)
+            for run in snapshot.runs
+            if not run.is_over and node_id in run.facts.members
+        },
+    )
 
 
 def _run_of(node_id: str, snapshot: Snapshot) -> RunSnapshot | None:

@@ -9,11 +9,14 @@ from coordinator.kit.auth import (
     DuplicateInstanceError,
     NodeDep,
     NodeRevokedError,
+    NodeSuspendedError,
     NodeTokenError,
     ProtocolVersionError,
 )
 from coordinator.kit.problems import NotFoundError, problem_response, problems
 from coordinator.kit.session import KernelDep, SessionDep
+from coordinator.ledger import service as ledger
+from coordinator.ledger.errors import RecordRefusedError
 from coordinator.node_api import service
 from coordinator.node_api.quick import QuickRoute, answered
 from coordinator.rounds import announce as announcing
@@ -38,6 +41,7 @@ from coordinator.rounds.tick import advance
 from coordinator.runs import membership
 from coordinator.tables import NodeRow
 from hsl_model.protocol.errors import ManifestError
+from hsl_model.protocol.ledger import RecordReport
 from hsl_model.protocol.messages import (
     AcceptRequest,
     AnnounceReply,
@@ -54,7 +58,9 @@ from hsl_model.protocol.transport import API
 router = APIRouter(
     prefix=f"{API}/node",
     tags=["node"],
-    responses=problems(NodeTokenError, NodeRevokedError, ProtocolVersionError, DuplicateInstanceError),
+    responses=problems(
+        NodeTokenError, NodeRevokedError, NodeSuspendedError, ProtocolVersionError, DuplicateInstanceError
+    ),
 )
 _MEMBERSHIP = problems(NotFoundError, NotAMemberError, MembershipOverError, SatDigestError)
 
@@ -148,6 +154,16 @@ def report_fusion(act: ActDep, run_id: RunIdPath, round_number: RoundNumberPath,
 )
 def published(act: ActDep, request: PublishedReport) -> None:
     files.published(act, act.actor, request)
+
+
+@router.post(
+    "/records",
+    status_code=204,
+    summary="A record of an adopted round, asked for by a restored ledger",
+    responses=problems(RecordRefusedError),
+)
+def record(act: ActDep, request: RecordReport) -> None:
+    ledger.keep_record(act, _node(act), request)
 
 
 def _node(act: Act) -> NodeRow:

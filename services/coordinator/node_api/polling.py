@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from coordinator.kernel import Kernel
 from coordinator.kit.auth import Boot
+from coordinator.ledger import watch
 from coordinator.node_api.attendance import Attendance, recognised
 from coordinator.node_api.desired import Told, told
 from coordinator.node_api.snapshot import Loader, Snapshot
@@ -106,6 +107,7 @@ class LongPoll:
         if set(request.missing) != _known_wants(held.snapshot, node_id):
             await run_in_threadpool(remember_missing, self._kernel, node_id, request)
             held = await self.snapshots.newest()
+        held = await self._watched(held, node_id, request)
         give_up_at = clock.monotonic() + request.wait_s
         # What it was told from this very snapshot a moment ago need not be worked out again.
         wish = None if held.told.get(node_id) == request.known_version else told(node_id, held.snapshot, clock.now())
@@ -122,6 +124,14 @@ class LongPoll:
             wish = told(node_id, held.snapshot, clock.now())
         held.told[node_id] = wish.version
         return wish
+
+    async def _watched(self, held: Held, node_id: str, request: DesiredRequest) -> Held:
+        """A node that is ahead of the ledger tells that a backup was restored."""
+        seen, snapshot = request.seen, held.snapshot
+        if seen is None or not watch.has_news(snapshot.ledger, snapshot.newest_rounds, node_id, seen):
+            return held
+        await run_in_threadpool(watch.notice, self._kernel, node_id, seen)
+        return await self.snapshots.newest()
 
 
 def _known_wants(snapshot: Snapshot, node_id: str) -> set[str]:

@@ -11,6 +11,8 @@ from functools import cached_property
 from sqlalchemy import Select, and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 
+from coordinator.ledger import repository as ledger
+from coordinator.ledger.repository import LedgerFacts
 from coordinator.rounds import files, repository
 from coordinator.rounds.explain import Explainer
 from coordinator.rounds.facts import RunFacts, departure
@@ -18,10 +20,11 @@ from coordinator.rounds.files import Shelf, Wanted
 from coordinator.settings import CoordinatorSettings
 from coordinator.tables import MemberRow, NodeRow, RunRow, UtcDateTime
 from hsl_model.protocol.config import RunConfig
-from hsl_model.protocol.messages import Announced, FusionPlan, RosterEntry
-from hsl_model.protocol.states import MembershipStatus, ParticipationStatus, RunStatus
+from hsl_model.protocol.messages import MAX_SEEN, Announced, FusionPlan, RosterEntry
+from hsl_model.protocol.states import MembershipStatus, NodeStatus, ParticipationStatus, RunStatus
 
 CATCH_UP_S = 7 * 86400.0  # a site that missed the end of a run still gets the final model within a week
+LAST_ROUND = 1_000_000  # above every round number
 MAX_FINISHED = 200  # runs that are named as finished; a site that was away for longer keeps files it could drop
 _LIVE = (RunStatus.DRAFT.value, RunStatus.RUNNING.value, RunStatus.PAUSED.value)
 ENDED = (RunStatus.COMPLETED.value, RunStatus.STOPPED.value, RunStatus.FAILED.value)
@@ -99,6 +102,20 @@ class Snapshot:
     nodes: Mapping[str, NodeRow] = field(default_factory=dict)
     runs: tuple[RunSnapshot, ...] = ()  # the first that wants a node gets it: longest running first, ended ones last
     finished: Mapping[str, frozenset[str]] = field(default_factory=dict)  # run id -> nodes that took part in it
+    ledger: LedgerFacts = field(default_factory=LedgerFacts)
+
+    @cached_property
+    def revoked(self) -> tuple[str, ...]:
+        """As many as a node remembers and sends back, should the ledger forget them."""
+        return tuple(sorted(node for node, row in self.nodes.items() if row.status == NodeStatus.REVOKED))[:MAX_SEEN]
+
+    @cached_property
+    def newest_rounds(self) -> dict[str, int]:
+        """Of every run at hand, -1 before its first round. A run that has ended is behind nobody."""
+        newest = dict.fromkeys(self.finished, LAST_ROUND)
+        for run in self.runs:
+            newest[run.facts.run.run_id] = run.facts.newest.round_number if run.facts.newest else -1
+        return newest
 
     def explainer(self, now: datetime) -> Explainer:
         """Of the second that `now` is in, so that polls that are answered together share its sentences."""
@@ -127,9 +144,10 @@ class Loader:
         rows = session.scalars(_TO_SERVE, {"catching_up": catching_up}).all()
         runs = [self._run(session, row, nodes) for row in rows]
         finished = self._finished(session)
+        of_ledger = ledger.facts(session)
         session.expunge_all()
         self._configs = {run.facts.run.run_id: run.facts.config for run in runs}
-        return Snapshot(self._settings, nodes, tuple(sorted(runs, key=_urgency)), finished)
+        return Snapshot(self._settings, nodes, tuple(sorted(runs, key=_urgency)), finished, of_ledger)
 
     def _run(self, session: Session, row: RunRow, nodes: Mapping[str, NodeRow]) -> RunSnapshot:
         facts = repository.look(session, row, self._configs.get(row.run_id), nodes)

@@ -8,6 +8,7 @@ from coordinator.kit.auth import AdminTokenError, ProtocolVersionError, check_pr
 from coordinator.kit.paging import PagingDep, page_of
 from coordinator.kit.problems import NotFoundError, problems
 from coordinator.kit.session import KernelDep, SessionDep, SnapshotDep
+from coordinator.ledger.errors import LedgerHeldError
 from coordinator.nodes import enrolment, provisioning, repository, service
 from coordinator.nodes.errors import (
     EnrolmentCodeError,
@@ -29,7 +30,7 @@ _admin = APIRouter(
 )
 
 
-@_admin.post("", status_code=201, summary="Add a node", responses=problems(NodeExistsError))
+@_admin.post("", status_code=201, summary="Add a node", responses=problems(NodeExistsError, LedgerHeldError))
 def create_node(kernel: KernelDep, session: SessionDep, request: NodeCreate) -> NodeCreated:
     """Answers the one-time enrolment code: only this once, the coordinator keeps its hash."""
     return service.create(kernel, session, request)
@@ -66,7 +67,9 @@ def release_node(kernel: KernelDep, session: SessionDep, node_id: str) -> NodeVi
 
 
 @_admin.post(
-    "/{node_id}/code", summary="Give a new enrolment code", responses=problems(NotFoundError, RevokedForeverError)
+    "/{node_id}/code",
+    summary="Give a new enrolment code",
+    responses=problems(NotFoundError, RevokedForeverError, LedgerHeldError),
 )
 def renew_code(kernel: KernelDep, session: SessionDep, node_id: str) -> NodeCreated:
     return service.renew_code(kernel, session, node_id)
@@ -77,7 +80,7 @@ def renew_code(kernel: KernelDep, session: SessionDep, node_id: str) -> NodeCrea
     tags=["nodes"],
     summary="Enrol a site",
     dependencies=[Depends(check_protocol)],
-    responses=problems(EnrolmentCodeError, PublicKeyError, HubUnreachableError, ProtocolVersionError),
+    responses=problems(EnrolmentCodeError, PublicKeyError, HubUnreachableError, ProtocolVersionError, LedgerHeldError),
 )
 def enrol(kernel: KernelDep, request: EnrolRequest) -> EnrolReply:
     """The code admits these keys. The same again is answered with a fresh token until the token is first used."""

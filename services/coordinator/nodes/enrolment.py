@@ -21,6 +21,7 @@ from coordinator.events import service as events
 from coordinator.kernel import Kernel
 from coordinator.kit.auth import TOKEN_PREFIX, digest_of
 from coordinator.kit.guard import guarded_update
+from coordinator.ledger.repository import refuse_while_held
 from coordinator.nodes import provisioning, repository
 from coordinator.nodes.errors import EnrolmentCodeError, PublicKeyError
 from coordinator.nodes.service import normalised_code
@@ -34,6 +35,7 @@ def enrol(kernel: Kernel, request: EnrolRequest) -> EnrolReply:
     keys = _Keys(request)
     code_hash = digest_of(normalised_code(request.code))
     with kernel.snapshot() as session:
+        refuse_while_held(session)
         node_id = _node_of(session, code_hash, keys, kernel.clock.now()).node_id
     address = provisioning.make_account(kernel.hub, node_id, keys.ssh)
     try:

@@ -52,11 +52,12 @@ def cut_account(kernel: Kernel, node_id: str) -> None:
         repository.note_cut(session, node_id, kernel.clock.now())
 
 
-def catch_up(kernel: Kernel) -> None:
+def catch_up(kernel: Kernel, *, only_cuts: bool = False) -> None:
     """Do what the hub missed while it was down. Stops at the first failure; the next beat goes on."""
     with kernel.snapshot() as session:
         revoked = [node.node_id for node in repository.awaiting_cut(session)]
-        enrolled = [(node.node_id, node.ssh_public_key) for node in repository.awaiting_account(session)]
+        awaiting = [] if only_cuts else repository.awaiting_account(session)
+        enrolled = [(node.node_id, node.ssh_public_key) for node in awaiting]
     for node_id in revoked:
         cut_account(kernel, node_id)
     for node_id, ssh_public_key in enrolled:

@@ -76,8 +76,9 @@ def awaiting_account(session: Session) -> Sequence[NodeRow]:
 
 
 def awaiting_cut(session: Session) -> Sequence[NodeRow]:
-    """Revoked nodes that the hub has not confirmed as cut."""
-    query = select(NodeRow).where(NodeRow.status == NodeStatus.REVOKED.value, NodeRow.hub_cut_at.is_(None))
+    """Revoked or suspended nodes that the hub has not confirmed as cut."""
+    shut_out = or_(NodeRow.status == NodeStatus.REVOKED.value, NodeRow.suspended_at.is_not(None))
+    query = select(NodeRow).where(shut_out, NodeRow.hub_cut_at.is_(None))
     return session.scalars(query.order_by(NodeRow.node_id)).all()
 
 

@@ -12,6 +12,7 @@ from coordinator.kernel import Kernel
 from coordinator.kit.auth import digest_of
 from coordinator.kit.guard import guarded_update
 from coordinator.kit.problems import NotFoundError
+from coordinator.ledger.repository import refuse_while_held
 from coordinator.nodes import provisioning, repository
 from coordinator.nodes.errors import HubUnreachableError, NodeExistsError, RevokedForeverError
 from coordinator.nodes.schemas import NodeCreate
@@ -33,6 +34,7 @@ def normalised_code(code: str) -> str:
 
 
 def create(kernel: Kernel, session: Session, request: NodeCreate) -> NodeCreated:
+    refuse_while_held(session)
     now = kernel.clock.now()
     node = NodeRow(
         node_id=request.node_id,
@@ -54,6 +56,7 @@ def create(kernel: Kernel, session: Session, request: NodeCreate) -> NodeCreated
 
 def renew_code(kernel: Kernel, session: Session, node_id: str) -> NodeCreated:
     """For a code that expired, and for a site that lost its keys. A token that works goes on working until then."""
+    refuse_while_held(session)
     now = kernel.clock.now()
     node = _existing(session, node_id, lock=True)
     if node.status == NodeStatus.REVOKED:

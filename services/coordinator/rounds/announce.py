@@ -42,7 +42,7 @@ def announce(act: Act, node: NodeRow, run_id: str, round_number: int, signed: Si
     if newest.status != RoundStatus.OPEN:
         raise RoundOverError(run_id=run_id, round_number=round_number, status=newest.status)
     _check(act, newest, manifest)
-    _accept(act, row, signed)
+    accept(act, row, signed)
     return _reply(row)
 
 
@@ -80,7 +80,8 @@ def _reply(row: ParticipationRow) -> AnnounceReply:
     return AnnounceReply(participation=status, reason=row.reason, accepted_sha256=row.update_sha256)
 
 
-def _accept(act: Act, row: ParticipationRow, signed: SignedManifest) -> None:
+def accept(act: Act, row: ParticipationRow, signed: SignedManifest) -> None:
+    """Its manifest was checked before."""
     if row.status == ParticipationStatus.FAILED:  # its site has retried, and no heartbeat said so yet
         move_members(act, [row], ParticipationStatus.ASSIGNED)
     manifest = signed.manifest

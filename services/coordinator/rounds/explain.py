@@ -6,6 +6,7 @@ Pure functions of the facts and `now`. They name times, not durations, so a sent
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from coordinator.ledger.watch import LEDGER_RESTORED
 from coordinator.nodes.service import health_of
 from coordinator.rounds.facts import UNANNOUNCED, RunFacts
 from coordinator.rounds.fusion import DISAGREEMENT
@@ -108,9 +109,18 @@ class Explainer:
                 f"Paused since {since} because members left and the quorum is lost ({short}): an admin must resume the "
                 "run with those that are left, or stop it."
             )
+        if facts.run.reason == LEDGER_RESTORED:
+            return self._restored(facts, since)
         missing = lacking(facts.config.quorum, self._left(facts))
         left = f", and members have left meanwhile ({missing})" if missing else ""
         return f"Paused by an admin since {since}{left}; an admin must resume the run."
+
+    @staticmethod
+    def _restored(facts: RunFacts, since: str) -> str:
+        text = f"Paused since {since} because the ledger was restored from a backup"
+        if facts.held_because is None:
+            return f"{text}; an admin must resume the run."
+        return f"{text}. {facts.held_because} An admin must run `hsl coordinator recover`."
 
     @staticmethod
     def _left(facts: RunFacts) -> list[str]:

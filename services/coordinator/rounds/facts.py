@@ -25,6 +25,7 @@ class RunFacts:
     nodes: Mapping[str, NodeRow]  # of the members
     newest: RoundRow | None = None
     participations: Mapping[str, ParticipationRow] = field(default_factory=dict)  # of the newest round
+    held_because: str | None = None  # why no run goes on; looked up for a run that the ledger's restoration paused
 
     @property
     def status(self) -> RunStatus:

@@ -1,5 +1,6 @@
 """Opening a round: who is in it is decided here, once. Whoever accepts later is in the next one."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from coordinator.rounds.facts import RunFacts
@@ -21,14 +22,18 @@ def open_round(act: Act, facts: RunFacts, round_number: int) -> None:
         )
     )
     act.note(f"round.{RoundStatus.OPEN}", facts.run.run_id, round_number, num_members=len(members))
-    for node_id in members:
+    add_members(act, facts.run.run_id, round_number, members)
+
+
+def add_members(act: Act, run_id: str, round_number: int, node_ids: Sequence[str]) -> None:
+    for node_id in node_ids:
         act.session.add(
             ParticipationRow(
-                run_id=facts.run.run_id,
+                run_id=run_id,
                 round_number=round_number,
                 node_id=node_id,
                 status=ParticipationStatus.ASSIGNED.value,
             )
         )
-        act.note(f"participation.{ParticipationStatus.ASSIGNED}", facts.run.run_id, round_number, node_id)
+        act.note(f"participation.{ParticipationStatus.ASSIGNED}", run_id, round_number, node_id)
     act.session.flush()

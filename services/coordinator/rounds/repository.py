@@ -11,7 +11,16 @@ from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, de
 from sqlalchemy.orm import Session, defer
 
 from coordinator.rounds.facts import LIVE_RUN, UNANNOUNCED, RunFacts
-from coordinator.tables import MemberRow, NodeRow, ParticipationRow, RefusalRow, RoundRow, RunRow, UtcDateTime
+from coordinator.tables import (
+    LedgerRow,
+    MemberRow,
+    NodeRow,
+    ParticipationRow,
+    RefusalRow,
+    RoundRow,
+    RunRow,
+    UtcDateTime,
+)
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.manifest import SignedManifest
 from hsl_model.protocol.states import (
@@ -63,6 +72,7 @@ _NODES_RECOGNISED = _NODES_SEEN.add_columns(  # with what tells whether it is th
     NodeRow.boot_id,
     NodeRow.boot_at,
     NodeRow.duplicate_at,
+    NodeRow.suspended_at,
 )
 _PARTICIPATIONS_SEEN = (
     select(
@@ -80,6 +90,7 @@ _PARTICIPATIONS_SEEN = (
     .order_by(ParticipationRow.node_id)
 )
 _LOCKED_RUN, _LOCKED_ROUND, _LOCKED_NEWEST = _RUN.with_for_update(), _ROUND.with_for_update(), _NEWEST.with_for_update()
+_HELD_BECAUSE = select(LedgerRow.held_because)
 _AS_IT_IS_NOW: dict[str, Any] = {"populate_existing": True}
 
 
@@ -140,6 +151,7 @@ def look(
         nodes=nodes,
         newest=newest,
         participations={row.node_id: row for row in participations},
+        held_because=session.scalar(_HELD_BECAUSE) if run.status == RunStatus.PAUSED else None,
     )
 
 
@@ -234,7 +246,10 @@ def forget_missing(session: Session, newest: RoundRow, owner: str) -> None:
 
 
 def due_runs(session: Session, now: datetime, run_id: str | None = None) -> Sequence[str]:
-    """Runs (or this run, if it is one) whose facts and `now` ask for a move; what an index or a few rows answer."""
+    """Runs (or this run, if it is one) whose facts and `now` ask for a move; what an index or a few rows answer.
+
+    None while the ledger is held: it was restored, and does not know what has been decided since.
+    """
     if run_id is None:
         return session.scalars(_DUE, {"now": now}).all()
     return session.scalars(_DUE_ONE, {"now": now, "run_id": run_id}).all()
@@ -291,7 +306,7 @@ def _due() -> Select[str]:
     return (
         select(RunRow.run_id)
         .outerjoin(RoundRow, and_(RoundRow.run_id == RunRow.run_id, RoundRow.round_number == newest))
-        .where(RunRow.status.in_(LIVE_RUN))
+        .where(RunRow.status.in_(LIVE_RUN), ~exists().where(LedgerRow.held_since.is_not(None)))
         .where(or_(_next(), _departed(), _reported()))
         .order_by(RunRow.run_id)
     )

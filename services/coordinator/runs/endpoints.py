@@ -8,6 +8,7 @@ from coordinator.kit.auth import AdminDep, AdminTokenError, require_admin
 from coordinator.kit.paging import PagingDep, page_of
 from coordinator.kit.problems import NotFoundError, problems
 from coordinator.kit.session import KernelDep, SessionDep, SnapshotDep
+from coordinator.ledger.errors import LedgerHeldError
 from coordinator.rounds.errors import InvitedNodeError, NotEnoughMembersError, RunStateError
 from coordinator.rounds.explain import Explainer
 from coordinator.rounds.moves import Act
@@ -22,6 +23,7 @@ router = APIRouter(
     prefix=f"{API}/runs", tags=["runs"], dependencies=[Depends(require_admin)], responses=problems(AdminTokenError)
 )
 _MOVED = problems(NotFoundError, RunStateError)
+_RESUMED = problems(NotFoundError, RunStateError, LedgerHeldError)
 
 
 async def _explainer(kernel: KernelDep) -> Explainer:
@@ -57,7 +59,9 @@ def show_run(session: SnapshotDep, explainer: ExplainerDep, run_id: RunIdPath) -
 
 
 @router.post(
-    "/{run_id}/start", summary="Start a run", responses=problems(NotFoundError, RunStateError, NotEnoughMembersError)
+    "/{run_id}/start",
+    summary="Start a run",
+    responses=problems(NotFoundError, RunStateError, NotEnoughMembersError, LedgerHeldError),
 )
 def start_run(kernel: KernelDep, actor: AdminDep, run_id: RunIdPath) -> RunView:
     """Needs a quorum of members. Round 0, the initial weights, opens at once."""
@@ -70,7 +74,7 @@ def pause_run(kernel: KernelDep, actor: AdminDep, run_id: RunIdPath) -> RunView:
     return service.moved(kernel, actor, run_id, service.pause)
 
 
-@router.post("/{run_id}/resume", summary="Let a paused run go on", responses=_MOVED)
+@router.post("/{run_id}/resume", summary="Let a paused run go on", responses=_RESUMED)
 def resume_run(kernel: KernelDep, actor: AdminDep, run_id: RunIdPath) -> RunView:
     return service.moved(kernel, actor, run_id, service.resume)
 

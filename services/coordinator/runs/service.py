@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.kernel import Kernel
 from coordinator.kit.problems import NotFoundError
+from coordinator.ledger.repository import refuse_while_held
 from coordinator.rounds import repository as rounds
 from coordinator.rounds.errors import InvitedNodeError, NotEnoughMembersError, RunStateError
 from coordinator.rounds.explain import Explainer, cases_of
@@ -59,6 +60,7 @@ def start(act: Act, run_id: str) -> None:
         return
     if run.status != RunStatus.DRAFT:
         raise RunStateError(run_id=run_id, status=run.status, verb="be started")
+    refuse_while_held(act.session)
     _check_members(rounds.look(act.session, run))
     move_run(act, run, RunStatus.RUNNING, started_at=act.now)
     advance(act, run_id)
@@ -92,6 +94,7 @@ def resume(act: Act, run_id: str) -> None:
         return
     if run.status != RunStatus.PAUSED:
         raise RunStateError(run_id=run_id, status=run.status, verb="be resumed")
+    refuse_while_held(act.session)
     stood_still = act.now - (run.paused_at or act.now)
     if newest is not None and newest.deadline_at is not None:
         newest.deadline_at += stood_still

@@ -56,13 +56,13 @@ def downloading(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFa
     """Every update and manifest of the plan. What is missing or wrong is reported; nobody fuses a subset on his own."""
     if facts.planned is not None and facts.planned.redo > 0:
         context.store.distrust([entry.update_sha256 for entry in facts.plan.entries])
-    missing = [entry.node_id for entry in _own_first(context, facts) if not _download_entry(context, facts, entry)]
+    missing = [entry.node_id for entry in own_first(context, facts) if not _download_entry(context, facts, entry)]
     if missing:
         raise UpdatesMissingError(owners=", ".join(sorted(missing)))
     return NodePhase.VERIFYING, facts
 
 
-def _own_first(context: Context, facts: RoundFacts) -> list[PlanEntry]:
+def own_first(context: Context, facts: RoundFacts) -> list[PlanEntry]:
     """Each node starts with another peer, so that not all read the same file at once."""
     entries = list(facts.plan.entries)
     later = [entry for entry in entries if entry.node_id >= context.node_id]

@@ -10,6 +10,7 @@ from node_agent.context import Context
 from node_agent.facts import FusedModel, RoundFacts
 from node_agent.model_card import write_model_card
 from node_agent.phases.models import adopted_files, file_facts
+from node_agent.phases.records import keep_record
 from node_agent.store import FileKind
 from node_agent.trainer import messages as m
 
@@ -75,13 +76,13 @@ def adopting(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts
         request = m.Validate(work=context.work(facts, files))
         reply = context.trainer(facts.run_id).ask(request, m.Validated, keep_going=context.may_finish)
         return NodePhase.ADOPTING, facts.model_copy(update={"validation": reply.metrics})
-    _report(context, facts)
+    keep_record(context, facts, _report(context, facts))
     write_model_card(context.settings, context.node_id, facts, files)
     shutil.rmtree(context.settings.round_folder(facts.run_id, facts.round_number), ignore_errors=True)
     return NodePhase.IDLE, facts
 
 
-def _report(context: Context, facts: RoundFacts) -> None:
+def _report(context: Context, facts: RoundFacts) -> FusionReport:
     fused = facts.fused
     if fused is None:
         raise LookupError("nothing fused yet")
@@ -96,3 +97,4 @@ def _report(context: Context, facts: RoundFacts) -> None:
         costs=context.costs(facts),
     )
     context.client.report_fusion(facts.run_id, facts.round_number, report)
+    return report
