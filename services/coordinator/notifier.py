@@ -20,7 +20,7 @@ class Notifier:
         self._lock = threading.Lock()
         self._generation = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], int] = {}  # and the generation each has seen
         self._wake_planned = False
         self._closed = False
 
@@ -61,17 +61,18 @@ class Notifier:
             if self._closed or self._generation != generation or timeout_s <= 0:
                 return self._generation
             waiter: asyncio.Future[None] = self._loop.create_future()
-            self._waiters.add(waiter)
+            self._waiters[waiter] = generation
         try:
             await asyncio.wait({waiter}, timeout=timeout_s)
         finally:
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)
         return self._generation
 
     def _wake(self) -> None:
+        """Whoever came after the newest change has seen it, and waits for the next."""
         with self._lock:
             self._wake_planned = False
-            waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
+            due = [waiter for waiter, seen in self._waiters.items() if self._closed or seen != self._generation]
+        for waiter in due:
             if not waiter.done():
                 waiter.set_result(None)

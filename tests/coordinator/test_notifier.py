@@ -44,6 +44,23 @@ def test_a_burst_of_changes_wakes_once() -> None:
     assert asyncio.run(scenario()) == 50
 
 
+def test_whoever_has_seen_a_change_is_not_woken_for_it() -> None:
+    notifier = Notifier()
+
+    async def scenario() -> int:
+        before = asyncio.create_task(notifier.wait(0, 60))
+        await asyncio.sleep(0)
+        notifier.changed()  # the wake is planned, a moment later
+        after = asyncio.create_task(notifier.wait(notifier.generation, 60))
+        assert await before == 1
+        await asyncio.sleep(0)
+        assert not after.done()
+        notifier.changed()
+        return await after
+
+    assert asyncio.run(scenario()) == 2
+
+
 def test_a_wait_ends_with_its_time_and_leaves_nothing_behind() -> None:
     notifier = Notifier()
     assert asyncio.run(notifier.wait(0, 0.01)) == 0
