@@ -8,7 +8,7 @@ ARGS   ?=
 HUB    ?= embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sftpgo test test-long check bench lock clean
+.PHONY: help demo sftpgo toxiproxy test test-long faults check bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ demo: $(STAMP) $(if $(filter sftpgo,$(HUB)),sftpgo) ## three hospitals train tog
 
 sftpgo: ## build the real hub, SFTPGo, into a cache outside the tree (needs Go; once, about a minute)
 	@deploy/sftpgo/build.sh
+
+toxiproxy: ## build the fault tests' proxy likewise
+	@tests/faults/toxiproxy.sh
 
 test: $(STAMP) ## every test that runs in minutes
 	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)

@@ -1,4 +1,5 @@
-"""The script of `make sftpgo`, with a stand-in for Go that takes no minute: what it says, what interruptions leave."""
+"""The scripts of `make sftpgo` and `make toxiproxy`, with a stand-in for Go that takes no minute: what they say, what
+interruptions leave."""
 
 import os
 import signal
@@ -9,8 +10,10 @@ import pytest
 
 from sftpgo_hub.program import VERSION, find_program
 from tests.embedded_hub.helpers import PATIENCE_S, wait_until
+from tests.faults.toxiproxy import PROGRAM
 
-SCRIPT = Path(__file__).parents[2] / "deploy/sftpgo/build.sh"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "deploy/sftpgo/build.sh"
 GO = """#!/bin/sh
 case "$1 $2" in
   "env GOVERSION") echo "$FAKE_GO" ;;
@@ -27,7 +30,7 @@ esac
 
 class Build:
     def __init__(self, folder: Path) -> None:
-        self.folder, self.cache = folder, folder / "cache"
+        self.folder, self.cache, self.script = folder, folder / "cache", SCRIPT
         (folder / "bin").mkdir()
         (folder / "bin" / "go").write_text(GO)
         (folder / "bin" / "go").chmod(0o755)
@@ -52,7 +55,7 @@ class Build:
     def start(self, **changed: str) -> subprocess.Popen[str]:
         environment = {**self.environment, **changed}
         return subprocess.Popen(
-            [SCRIPT], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            [self.script], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
 
     def run(self, **changed: str) -> tuple[int, str, str]:
@@ -79,6 +82,14 @@ def test_it_prints_the_path_and_builds_once(build: Build) -> None:
     assert build.run(PATH="/usr/bin:/bin")[0] == 0, "what is there needs no Go"
 
 
+def test_toxiproxy_is_built_the_same_way(build: Build) -> None:
+    build.script = ROOT / "tests/faults/toxiproxy.sh"
+    for _ in range(2):
+        code, out, error = build.run()
+        assert (code, out) == (0, f"{build.cache / PROGRAM}\n"), error
+    assert build.num_builds() == 1
+
+
 @pytest.mark.parametrize(
     ("version", "ok"), [("go1.25.8", True), ("go1.25.7", False), ("go1.9", False), ("go1.27rc1", True)]
 )
@@ -90,7 +101,7 @@ def test_an_old_go_is_said_so(build: Build, version: str, ok: bool) -> None:
 
 def test_a_missing_go_is_said_so(build: Build) -> None:
     (build.folder / "bin" / "go").unlink()
-    for tool in ("bash", "env", "sort", "head"):
+    for tool in ("bash", "dirname", "env", "sort", "head"):
         (build.folder / "bin" / tool).symlink_to(f"/usr/bin/{tool}")
     code, out, error = build.run(PATH=str(build.folder / "bin"))
     assert (code, out) == (1, "")

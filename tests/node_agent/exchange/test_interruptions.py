@@ -23,7 +23,7 @@ from node_agent.exchange.reads import READ_BLOCK
 from node_agent.exchange.sftp import SftpExchange
 from tests.embedded_hub.helpers import HubProcess, HubThread, Login, names
 from tests.node_agent.exchange.helpers import MIB, Content, Watch, failure_of, make_content
-from tests.node_agent.exchange.proxy import Fault, Line
+from tests.faults.line import Fault, Line
 
 NUM_BYTES = 2 * MIB + 12_345
 CUTS = sorted({1, *(edge + off for edge in (WRITE_BLOCK, SEND_BATCH, 2 * MIB) for off in (-1, 0, 1)), NUM_BYTES})
