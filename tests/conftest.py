@@ -1,4 +1,4 @@
-"""Shared by all tests: a throw-away PostgreSQL where its programs are on this machine."""
+"""Shared by all tests: a throw-away PostgreSQL where its programs are on this machine; the counts of the suites."""
 
 import os
 import shutil
@@ -6,8 +6,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests import counting
 
 # Nothing of it survives the tests, so nothing needs to reach the disk.
 _SETTINGS = {
@@ -17,6 +20,14 @@ _SETTINGS = {
     "max_connections": "200",
     "listen_addresses": "",  # a socket in its own folder: no port that somebody else could have
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="keep the counts in benchmarks/results/reliability.jsonl")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    counting.tell(terminalreporter, record=config.getoption("--record"))
 
 
 def _postgresql_program(name: str) -> Path | None:

@@ -55,6 +55,7 @@ class Line(AbstractContextManager["Line"]):
         self._thread = threading.Thread(target=self._loop.run_forever, name="line")
         self._lock = threading.Lock()
         self._connections: list[_Connection] = []
+        self._ending: list[asyncio.Task[None]] = []
         self._left: int | None = None
         self._fault, self._way = Fault.CUT, None
         self.moved: Counter[Way] = Counter()  # bytes that passed since the last `break_after` or `heal`
@@ -118,17 +119,20 @@ class Line(AbstractContextManager["Line"]):
             self._connections.append(connection)
             self.num_connections += 1
             if not (self._is_broken() and self._fault is Fault.HALF_OPEN):
-                ways = ((client, server, Way.UP), (server, client, Way.DOWN))
-                connection.tasks = [self._loop.create_task(self._forward(*way)) for way in ways]
+                connection.tasks = [self._loop.create_task(self._forward(connection, way)) for way in Way]
 
-    async def _forward(self, source: socket.socket, target: socket.socket, way: Way) -> None:
-        with suppress(OSError):
+    async def _forward(self, connection: _Connection, way: Way) -> None:
+        source, target = connection.ends if way is Way.UP else reversed(connection.ends)
+        try:
             while data := await self._loop.sock_recv(source, 65536):
                 was_broken, data = self._is_broken(), self._allowed(data, way)
                 await self._loop.sock_sendall(target, data)
                 if self._is_broken() and not (was_broken and self._fault is Fault.SILENCE):
                     await asyncio.shield(self._loop.create_task(self._break()))
             target.shutdown(socket.SHUT_WR)
+        except OSError:  # a reset at one end is one at the other
+            self._connections = [one for one in self._connections if one is not connection]
+            self._ending.append(self._loop.create_task(_end(connection)))
 
     def _is_broken(self) -> bool:
         return self._left == 0
@@ -156,10 +160,16 @@ class Line(AbstractContextManager["Line"]):
     async def _end_all(self) -> None:
         connections, self._connections = self._connections, []
         for connection in connections:
-            await _stop(connection)
-            for end in connection.ends:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-                end.close()
+            await _end(connection)
+        await asyncio.gather(*self._ending)
+
+
+async def _end(connection: _Connection) -> None:
+    """With a reset at both ends."""
+    await _stop(connection)
+    for end in connection.ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        end.close()
 
 
 async def _stop(connection: _Connection) -> None:

@@ -55,7 +55,12 @@ class Build:
     def start(self, **changed: str) -> subprocess.Popen[str]:
         environment = {**self.environment, **changed}
         return subprocess.Popen(
-            [self.script], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            [self.script],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
 
     def run(self, **changed: str) -> tuple[int, str, str]:

@@ -8,6 +8,9 @@ import base64
 import re
 import shlex
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import paramiko
@@ -21,7 +24,7 @@ from node_agent.exchange.pipeline import MOST_DOWNLOAD_IN_FLIGHT
 from node_agent.proxy import Proxy, ProxyRefusedError, connected
 
 CONNECT_S = 10.0  # a firewall that drops packets would hold a connect for minutes
-HANDSHAKE_S = 20.0  # a frozen hub accepts the connection and then never speaks
+HANDSHAKE_S = 20.0  # a frozen hub accepts the connection and then never speaks; for each step, and thrice for all
 KEEPALIVE_S = 15  # address translation in firewalls forgets silent connections, often after 60 s
 DEAD_LINE_MS = 30_000  # bytes that nobody acknowledges end the connection; without this a pulled cable takes 15 minutes
 STALL_S = 30.0  # a hub that is alive but answers nothing ends the transfer, which then resumes
@@ -130,7 +133,8 @@ class Link:
         self.close()
         transport = self._new_transport()
         try:
-            transport.connect(hostkey=self._pinned, username=self._hub.username, pkey=self._key)
+            with _within(3 * HANDSHAKE_S, transport):
+                transport.connect(hostkey=self._pinned, username=self._hub.username, pkey=self._key)
         except BaseException:
             transport.close()
             raise
@@ -162,13 +166,15 @@ class Link:
     def _channel(self, transport: paramiko.Transport, subsystem: str) -> paramiko.Channel:
         channel = transport.open_session(timeout=self.stall_s)
         channel.settimeout(self.stall_s)
-        channel.invoke_subsystem(subsystem)
+        with _within(self.stall_s, transport):
+            channel.invoke_subsystem(subsystem)
         return channel
 
     def _run(self, transport: paramiko.Transport, command: str, num_bytes: int) -> tuple[int, str]:
         """Exit status and at most 4 KiB of what the command says."""
-        with transport.open_session(timeout=self.stall_s) as channel:
-            channel.settimeout(self.stall_s + num_bytes / HASH_BYTES_PER_S)
+        patience_s = self.stall_s + num_bytes / HASH_BYTES_PER_S
+        with transport.open_session(timeout=self.stall_s) as channel, _within(patience_s, transport):
+            channel.settimeout(patience_s)
             channel.exec_command(command)
             output = b""
             while len(output) < 4096 and (piece := channel.recv(4096)):
@@ -197,6 +203,34 @@ def host_key_of(host: str, port: int, proxy: Proxy | None, kind: str | None = No
     finally:
         transport.close()
     return f"{key.get_name()} {key.get_base64()}"
+
+
+@contextmanager
+def _within(seconds: float, transport: paramiko.Transport) -> Iterator[None]:
+    """Raises `TimeoutError` if the block takes longer: the connection is closed under it, which ends all waiting.
+
+    Paramiko has no patience of its own for the answers to a subsystem or a command and for an exit status, and for a
+    handshake only until the hub's first packet: a hub that falls silent there would hold the agent for ever.
+    """
+    is_over = threading.Event()
+
+    def give_up() -> None:
+        is_over.set()
+        transport.close()
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (SSHException, OSError, EOFError) as error:
+        if is_over.is_set():
+            raise TimeoutError(f"no answer within {seconds} s") from error
+        raise
+    finally:
+        timer.cancel()
+    if is_over.is_set():  # an exit status that never came is no error to Paramiko
+        raise TimeoutError(f"no answer within {seconds} s")
 
 
 def _public_key(line: str) -> paramiko.PKey:

@@ -21,27 +21,21 @@ from node_agent.exchange.pace import Pace
 from node_agent.exchange.pipeline import SEND_BATCH, WRITE_BLOCK
 from node_agent.exchange.reads import READ_BLOCK
 from node_agent.exchange.sftp import SftpExchange
-from tests.embedded_hub.helpers import HubProcess, HubThread, Login, names
-from tests.node_agent.exchange.helpers import MIB, Content, Watch, failure_of, make_content
+from tests.embedded_hub.helpers import HubProcess, HubThread, Login
 from tests.faults.line import Fault, Line
+from tests.node_agent.exchange.helpers import MIB, Content, Watch, failure_of, make_content
+from tests.node_agent.exchange.mending import (
+    BROKEN,
+    WatchThatBreaks,
+    check_parts,
+    get,
+    put,
+    resume_and_check,
+    resume_and_check_download,
+)
 
 NUM_BYTES = 2 * MIB + 12_345
 CUTS = sorted({1, *(edge + off for edge in (WRITE_BLOCK, SEND_BATCH, 2 * MIB) for off in (-1, 0, 1)), NUM_BYTES})
-# The line broke; or it broke, and the try to connect anew was cut as well.
-BROKEN = (FailureKind.CONNECTION, FailureKind.LIMIT)
-
-
-class WatchThatBreaks(Watch):
-    """Arms the line when the transfer starts, so that bytes are counted from there."""
-
-    def __init__(self, arm: Callable[[], None]) -> None:
-        super().__init__()
-        self._arm = arm
-
-    def moved(self, done: int, total: int) -> None:
-        if not self.moves:
-            self._arm()
-        super().moved(done, total)
 
 
 @pytest.fixture
@@ -64,16 +58,6 @@ def site(hub: HubProcess, new_login: Callable[[], Login], line: Line) -> Iterato
     exchange.close()
 
 
-def put(site: tuple[SftpExchange, str], content: Content, watch: Watch) -> None:
-    exchange, node_id = site
-    exchange.put_tensors(content.path, node_id, content.sha256, watch)
-
-
-def get(site: tuple[SftpExchange, str], content: Content, target: Path, watch: Watch) -> None:
-    exchange, node_id = site
-    exchange.get_tensors(node_id, content.sha256, len(content), target, watch)
-
-
 def test_an_upload_cut_at_any_byte_is_resumed(
     hub: HubProcess, site: tuple[SftpExchange, str], line: Line, content: Content
 ) -> None:
@@ -93,20 +77,7 @@ def test_a_part_of_any_size_is_gone_on_with_to_the_byte(
     hub: HubProcess, site: tuple[SftpExchange, str], line: Line, content: Content, tmp_path: Path
 ) -> None:
     """At most 1 MiB is sent again, in either direction, and what arrives is right."""
-    folder, target = hub.folder(site[1]), tmp_path / "target"
-    for size in PARTS:
-        (folder / f"{content.sha256}.part").write_bytes(content.data[:size])
-        watch = Watch()
-        put(site, content, watch)
-        assert watch.start == max(0, size - MIB), size
-        assert (folder / f"{content.sha256}.safetensors").read_bytes() == content.data, size
-        (tmp_path / "target.part").write_bytes(content.data[:size])
-        watch = Watch()
-        get(site, content, target, watch)
-        assert size - MIB < watch.start == size // MIB * MIB, size
-        assert target.read_bytes() == content.data, size
-        target.unlink()
-        site[0].remove(tensor_path(site[1], content.sha256))
+    check_parts(hub, site, content, PARTS, tmp_path / "target")
 
 
 def test_an_upload_cut_after_its_last_byte_is_finished(
@@ -125,22 +96,6 @@ def test_an_upload_cut_after_its_last_byte_is_finished(
     assert num_cut >= 6
 
 
-def resume_and_check(hub: HubProcess, site: tuple[SftpExchange, str], line: Line, content: Content) -> None:
-    """Put again over a healthy line; what was on the hub must not be moved again. Leaves the folder empty."""
-    folder = hub.folder(site[1])
-    part, final = folder / f"{content.sha256}.part", folder / f"{content.sha256}.safetensors"
-    line.heal()
-    was_done, kept = final.exists(), part.stat().st_size if part.exists() else 0
-    assert not (was_done and kept)
-    assert kept == 0 or content.data.startswith(part.read_bytes())
-    watch = Watch()
-    put(site, content, watch)
-    assert watch.start >= (len(content) if was_done else kept - MIB)  # the hub may have read a little more meanwhile
-    assert final.read_bytes() == content.data
-    assert names(folder) == [final.name]
-    site[0].remove(tensor_path(site[1], content.sha256))
-
-
 def test_a_download_cut_at_any_byte_is_resumed(
     site: tuple[SftpExchange, str], line: Line, content: Content, tmp_path: Path
 ) -> None:
@@ -150,15 +105,8 @@ def test_a_download_cut_at_any_byte_is_resumed(
         with pytest.raises(ExchangeError) as caught:
             get(site, content, target, WatchThatBreaks(lambda cut=cut: line.break_after(cut)))
         assert caught.value.kind in BROKEN, cut
-        line.heal()
-        kept = part.stat().st_size
-        assert content.data.startswith(part.read_bytes()), cut
-        watch = Watch()
-        get(site, content, target, watch)
-        assert watch.start == kept // MIB * MIB, cut
-        assert target.read_bytes() == content.data, cut
-        assert not part.exists(), cut
-        target.unlink()
+        assert part.exists(), cut
+        resume_and_check_download(site, line, content, target)
 
 
 def test_a_resumed_transfer_moves_only_what_is_missing(
