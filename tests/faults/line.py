@@ -32,7 +32,7 @@ class Way(Enum):
     DOWN = auto()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Connection:
     client: socket.socket
     server: socket.socket
@@ -109,10 +109,12 @@ class Line(AbstractContextManager["Line"]):
             server.bind((self._source, 0))
             try:
                 await self._loop.sock_connect(server, ("127.0.0.1", self._server_port))
-            except OSError:  # it is down
+            except BaseException as error:  # it is down, or we are to end
                 server.close()
                 client.close()
-                continue
+                if isinstance(error, OSError):
+                    continue
+                raise
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = _Connection(client, server)
@@ -131,8 +133,9 @@ class Line(AbstractContextManager["Line"]):
                     await asyncio.shield(self._loop.create_task(self._break()))
             target.shutdown(socket.SHUT_WR)
         except OSError:  # a reset at one end is one at the other
-            self._connections = [one for one in self._connections if one is not connection]
-            self._ending.append(self._loop.create_task(_end(connection)))
+            if connection in self._connections:  # its other direction was not quicker
+                self._connections.remove(connection)
+                self._ending.append(self._loop.create_task(_end(connection)))
 
     def _is_broken(self) -> bool:
         return self._left == 0

@@ -160,21 +160,33 @@ def full_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TunedSftpgo]:
         yield running
 
 
-@pytest.mark.parametrize("missing", [1, 60_000, 120_000, 200_000, MIB])
-def test_a_disk_that_is_full_at_the_tail(
-    full_hub: TunedSftpgo, new_node: NewNode, content: Content, counted: Counter[str], missing: int
-) -> None:
-    """50 to 200 kB too little: where Paramiko's own `put` reports success, with holes in the file."""
+@pytest.fixture
+def crowded(full_hub: TunedSftpgo, new_node: NewNode) -> Iterator[Node]:
+    """A node of that hub, which leaves nothing there."""
     node = new_node(full_hub.port, full_hub)
+    yield node
+    (full_hub.root / "files" / "ballast").unlink(missing_ok=True)
+    for path in node.exchange.list_own():
+        node.exchange.remove(path)
+
+
+def fill_disk_of(node: Node, leave: int = 0) -> Path:
+    return fill(node.hub.root / "files", leave)
+
+
+@pytest.mark.parametrize("missing", [1, 60_000, 120_000, 200_000, MIB])
+def test_a_disk_that_is_full_at_the_tail(crowded: Node, content: Content, counted: Counter[str], missing: int) -> None:
+    """50 to 200 kB too little: where Paramiko's own `put` reports success, with holes in the file."""
+    node = crowded
     put(site_of(node), small := make_content(content.path.parent, 5000, missing), Watch())
-    ballast = fill(full_hub.root / "files", leave=len(content) - missing)
+    ballast = fill_disk_of(node, leave=len(content) - missing)
     kept = 0
 
     def before(number: int) -> None:
         nonlocal kept
         if number == 1:
             assert node.exchange.list_own() == tuple(sorted([own_part, own_small]))
-            kept = (full_hub.folder(node.node_id) / f"{content.sha256}.part").stat().st_size
+            kept = (node.hub.folder(node.node_id) / f"{content.sha256}.part").stat().st_size
             ballast.unlink()
 
     own_part, own_small = part_path(node.node_id, content.sha256), tensor_path(node.node_id, small.sha256)
@@ -185,19 +197,18 @@ def test_a_disk_that_is_full_at_the_tail(
     assert published(node, content).read_bytes() == content.data
     assert published(node, small).read_bytes() == small.data
     assert kept > 0
-    empty(node)
     counted["full disk at the tail"] += 1
 
 
 def test_a_disk_that_is_full_at_a_rewrite_of_the_same_size(
-    full_hub: TunedSftpgo, new_node: NewNode, content: Content, counted: Counter[str]
+    crowded: Node, content: Content, counted: Counter[str]
 ) -> None:
     """A part of the full size with nothing in it: the size is right whatever happens, and the disk takes no byte."""
-    node = new_node(full_hub.port, full_hub)
-    part = full_hub.folder(node.node_id) / f"{content.sha256}.part"
+    node = crowded
+    part = node.hub.folder(node.node_id) / f"{content.sha256}.part"
     with part.open("wb") as file:
         file.truncate(len(content))
-    ballast = fill(full_hub.root / "files")
+    ballast = fill_disk_of(node)
 
     def before(number: int) -> None:
         if number == 1:
@@ -208,42 +219,37 @@ def test_a_disk_that_is_full_at_a_rewrite_of_the_same_size(
     journey = node.travel(lambda _: put(site_of(node), content, Watch()), before)
     assert journey.kinds == [FailureKind.SPACE, FailureKind.MISMATCH]
     assert published(node, content).read_bytes() == content.data
-    empty(node)
     counted["full disk at a rewrite of the same size"] += 1
 
 
 def test_a_part_that_has_its_room_already_is_finished_on_a_full_disk(
-    full_hub: TunedSftpgo, new_node: NewNode, content: Content, counted: Counter[str]
+    crowded: Node, content: Content, counted: Counter[str]
 ) -> None:
-    node = new_node(full_hub.port, full_hub)
-    (full_hub.folder(node.node_id) / f"{content.sha256}.part").write_bytes(content.data)
-    ballast = fill(full_hub.root / "files")
+    node = crowded
+    (node.hub.folder(node.node_id) / f"{content.sha256}.part").write_bytes(content.data)
+    ballast = fill_disk_of(node)
     assert node.once(lambda _: put(site_of(node), content, Watch())) is None
     ballast.unlink()
     assert published(node, content).read_bytes() == content.data
-    empty(node)
     counted["full disk and a whole part"] += 1
 
 
-def test_a_manifest_on_a_full_disk_leaves_the_old_one(
-    full_hub: TunedSftpgo, new_node: NewNode, counted: Counter[str]
-) -> None:
-    node = new_node(full_hub.port, full_hub)
+def test_a_manifest_on_a_full_disk_leaves_the_old_one(crowded: Node, counted: Counter[str]) -> None:
+    node = crowded
     path = manifest_path(node.node_id, "run-1", 1, "ab" * 32)
     node.exchange.put_manifest(KEPT, path)
-    ballast = fill(full_hub.root / "files")
-    journey = node.travel(
-        lambda exchange: exchange.put_manifest(b"n" * 60_000, path), lambda number: number and ballast.unlink()
-    )
+    ballast = fill_disk_of(node)
+    on_disk = node.hub.folder(node.node_id) / path.rsplit("/", 1)[1]
+
+    def before(number: int) -> None:
+        assert on_disk.read_bytes() == KEPT
+        if number == 1:
+            ballast.unlink()
+
+    journey = node.travel(lambda exchange: exchange.put_manifest(b"n" * 60_000, path), before)
     assert journey.kinds == [FailureKind.SPACE]
-    assert (full_hub.folder(node.node_id) / path.rsplit("/", 1)[1]).read_bytes() == b"n" * 60_000
-    empty(node)
+    assert on_disk.read_bytes() == b"n" * 60_000
     counted["full disk at a manifest"] += 1
-
-
-def empty(node: Node) -> None:
-    for path in node.exchange.list_own():
-        node.exchange.remove(path)
 
 
 @pytest.mark.parametrize("kept", [0, MIB + MIB // 2])

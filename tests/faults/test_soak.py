@@ -22,8 +22,8 @@ NUM_ROUNDS = 200
 SETTLED = 50  # rounds until caches, pools and the allocator have what they need
 SITES = ("site-1", "site-2")
 UPDATE_BYTES = 256 << 10
-# Bytes a round: pools, caches and tables of names still grow a little; ledgers, of a row
-# for each message and event, are kept for ever.
+# Bytes a round. Memory: pools, caches and tables of names still fill. Disk: ledgers, a row for each message and event,
+# are kept for ever; the models are not.
 MOST_A_ROUND = {"memory": 60_000, "folder": 15_000, "database": 20_000}
 MOST_MORE = 4  # descriptors or threads: what happened to be under way when one looked
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1500)]
@@ -103,7 +103,12 @@ def test_200_rounds(tmp_path: Path, counted: Counter[str]) -> None:
     specs.write_text(json.dumps([{"name": "weight", "dtype": "F32", "shape": [UPDATE_BYTES // 4]}]))
     trainer = json.dumps([sys.executable, "-m", "benchmarks.bare_trainer"])
     environment = {"HSL_NODE_TRAINER_COMMAND": trainer, "HSL_BENCH_SPECS": str(specs)}
-    alliance = Alliance(tmp_path / "alliance", num_sites=2, agent_environment=dict.fromkeys(SITES, environment))
+    alliance = Alliance(
+        tmp_path / "alliance",
+        num_sites=len(SITES),
+        agent_environment=dict.fromkeys(SITES, environment),
+        coordinator_module="tests.faults.tidying_coordinator",
+    )
     with alliance:
         alliance.start()
         run_id = alliance.create_run(num_rounds=NUM_ROUNDS)
