@@ -158,6 +158,7 @@ SILENT = [
 ]
 
 
+@pytest.mark.timeout(300)  # what it guards against is waiting for ever
 @pytest.mark.parametrize("num_places", SILENT)
 @pytest.mark.parametrize(("fault", "way"), [(Fault.SILENCE, Way.UP), (Fault.HALF_OPEN, Way.DOWN)])
 def test_a_hub_that_falls_silent_at_byte_k_of_anything(
