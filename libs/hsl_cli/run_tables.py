@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from hsl_cli.output import bytes_of, facts, num_bytes, seconds, table, text
-from hsl_model.protocol.messages import Progress
+from hsl_model.protocol.messages import FusionPlan, Progress
 from hsl_model.protocol.states import NodeHealth, ParticipationStatus
 from hsl_model.protocol.views import NodeView, RoundView, RunView
 
@@ -24,6 +24,7 @@ def run_facts(run: RunView) -> Table:
             ("task", f"{task.task_id}: {task.positive_class} against {task.negative_class}, {task.modality}"),
             ("images", f"{task.height} x {task.width} pixels, channels: {task.channels}"),
             ("method", f"{run.config.method.name}, {run.config.network.encoder} encoder"),
+            ("fusers", run.config.fusers),
         )
     )
 
@@ -39,7 +40,7 @@ def members_table(run: RunView) -> Table:
 
 
 def rounds_table(rounds: Sequence[RoundView]) -> Table:
-    columns = ("round", "status", "members fused", "excluded", "mean AUC", "fused digest", "waiting for")
+    columns = ("round", "status", "members fused", "fusers", "excluded", "mean AUC", "fused digest", "waiting for")
     rows = []
     for found in rounds:
         statuses = [one.status for one in found.participations]
@@ -49,6 +50,7 @@ def rounds_table(rounds: Sequence[RoundView]) -> Table:
                 found.round_number,
                 found.status,
                 f"{statuses.count(ParticipationStatus.FUSED)} of {len(statuses)}",
+                fusers(found.plan),
                 ", ".join(f"{one.node_id} ({one.reason})" for one in excluded) or None,
                 found.mean_auc,
                 short(found.fused_digest),
@@ -56,6 +58,14 @@ def rounds_table(rounds: Sequence[RoundView]) -> Table:
             )
         )
     return table("Rounds", columns, rows)
+
+
+def fusers(plan: FusionPlan | None) -> str | None:
+    """ "site-1, site-3; audit site-2; replaced site-4", or "all"."""
+    if plan is None:
+        return None
+    said = ", ".join(plan.fusers) + f"; audit {plan.audit}" if plan.fusers else "all"
+    return said + (f"; replaced {', '.join(plan.replaced)}" if plan.replaced else "")
 
 
 def work_table(newest: RoundView) -> Table:

@@ -29,6 +29,7 @@ class PlanFacts(Message):
     roster: tuple[RosterEntry, ...]
     redo: int = 0
     refused: tuple[str, ...] = Field(default=(), description="what VERIFYING reported; waits for the next version")
+    fetched: FusedFile | None = Field(default=None, description="the model that the plan's fusers made for this node")
 
 
 class FusedModel(Message):

@@ -77,6 +77,7 @@ class Round:
     redo: int = 0
     reports: list[dict[str, Any]] = field(default_factory=list)
     excluded: str | None = None  # the agent, and why
+    fused: FusedFile | None = None  # what the peers agree on, where they fuse for the agent
 
 
 class Alliance:
@@ -108,6 +109,8 @@ class Alliance:
         self.release_before = 0
         self.publish: tuple[PublishRequest, ...] = ()
         self.republish: tuple[str, ...] = ()
+        self.fusers: tuple[str, ...] = ()  # from round 1 on; empty: everybody
+        self.agree = True  # whether fusers that are peers agree at once
         self.on_hub = True  # whether fused models are said to lie on the hub
         self.missing: set[str] = set()
         self.requests: list[tuple[str, dict[str, Any]]] = []
@@ -266,6 +269,7 @@ class Alliance:
                 for node, one in now.updates.items()
             ),
             plan=now.plan,
+            fused=self._file(now.fused),
             redo_fusion=now.redo,
             republish=self.republish,
             keep=self.keep,
@@ -275,7 +279,8 @@ class Alliance:
     def _file(self, file: FusedFile | None) -> FusedFile | None:
         if file is None:
             return None
-        there = [PEER] if self.on_hub and self._on_hub(tensor_path(PEER, file.file_sha256)).exists() else []
+        holders = self.peers if self.on_hub else ()
+        there = [node for node in holders if self._on_hub(tensor_path(node, file.file_sha256)).exists()]
         return file.model_copy(update={"on_hub": tuple(there)})
 
     def _announce(self, body: dict[str, Any]) -> httpx.Response:
@@ -359,7 +364,10 @@ class Alliance:
             )
             for node, one in updates
         )
-        self.round.plan = FusionPlan(run_id=RUN, round_number=self.round.number, version=version, entries=entries)
+        fusers = self.fusers if self.round.number else ()
+        plan = FusionPlan(run_id=RUN, round_number=self.round.number, version=version, entries=entries, fusers=fusers)
+        self.round.plan = plan
+        self.round.fused = self._fuse_at_peer(plan) if self.agree and not plan.is_fused_by(AGENT) else None
 
     def _complete(self) -> None:
         now = self.round

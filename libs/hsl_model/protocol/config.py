@@ -7,6 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.methods import OptionValue, checked_options, method_facts
 from hsl_model.protocol.paths import NODE_ID_PATTERN, SHA256_PATTERN
+from hsl_model.protocol.states import Fused
+
+MAX_MEMBERS_ALL_FUSE = 8  # traffic per node grows with the members while all of them fuse
+FUSERS_OF_MANY = 2
 
 
 class Message(BaseModel):
@@ -134,7 +138,11 @@ class RunConfig(Message):
     quorum: QuorumConfig = Field(default_factory=QuorumConfig)
     round_deadline_s: float | None = Field(default=None, gt=0, description="None: wait for every member")
     report_deadline_s: float | None = Field(default=None, gt=0, description="None: wait for every member's report")
-    fusers: Literal["all"] = "all"
+    fusers: Literal["all"] | Annotated[int, Field(ge=2, le=1000)] | None = Field(
+        default=None,
+        description="all: every member fuses; a number: that many do and the others fetch their file (at least 2, so "
+        "that one can be told by the other); None: all up to eight members, 2 above",
+    )
     initial: InitialWeights = Field(default_factory=InitialWeights)
     sat_digest: Sha256 | None = None
 
@@ -157,7 +165,22 @@ class RunConfig(Message):
             raise ValueError(
                 "method hsl needs network.architecture mmoe; for No-AL use method swarm with trunk or plain"
             )
+        if isinstance(self.fusers, int) and method_facts(self.method.name).fused is not Fused.COMMON:
+            raise ValueError(
+                f"method {self.method.name} leaves every node with a model of its own, so nobody can fuse for another: "
+                "leave fusers out, or set it to all"
+            )
         return self
+
+    def num_fusers(self, num_members: int) -> int | None:
+        """How many of a round's members fuse for all; None: every one does.
+
+        With the audit, which fuses as well, k of k + 1 members are all of them.
+        """
+        if self.fusers == "all" or method_facts(self.method.name).fused is not Fused.COMMON:
+            return None
+        wanted = self.fusers or (FUSERS_OF_MANY if num_members > MAX_MEMBERS_ALL_FUSE else num_members)
+        return wanted if wanted + 1 < num_members else None
 
     @property
     def architecture(self) -> Literal["mmoe", "trunk", "plain"]:

@@ -97,6 +97,18 @@ class FusionPlan(Message):
     round_number: int = Field(ge=0)
     version: int = Field(ge=1)
     entries: tuple[PlanEntry, ...] = Field(min_length=1)
+    fusers: tuple[NodeId, ...] = Field(default=(), description="they fuse and publish for all; empty: everybody fuses")
+    audit: NodeId | None = Field(default=None, description="fuses too, to check the fusers; drawn by lot")
+    replaced: tuple[NodeId, ...] = Field(default=(), description="of earlier versions: late, gone, or deviating")
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """Whose fusions are compared before anybody else takes one; empty: everybody's."""
+        return self.fusers if self.audit is None else (*self.fusers, self.audit)
+
+    def is_fused_by(self, node_id: str) -> bool:
+        """Whether this node downloads the updates and fuses them, and does not fetch what others have fused."""
+        return not self.fusers or node_id in self.voices
 
 
 class FusedFile(Message):
@@ -134,6 +146,7 @@ class Assignment(Message):
     initial: FusedFile | None = Field(default=None, description="round 0's model, for tensors that are not shared")
     announced: tuple[Announced, ...] = ()
     plan: FusionPlan | None = None
+    fused: FusedFile | None = Field(default=None, description="what the plan's fusers agree on, for the other members")
     redo_fusion: int = Field(default=0, description="how often this plan must be downloaded and fused anew")
     republish: tuple[Sha256, ...] = Field(default=(), description="own updates of this round that peers cannot find")
     keep: tuple[Sha256, ...] = Field(default=(), description="files of earlier rounds that must be kept")

@@ -201,7 +201,9 @@ def _announced(act: Act, facts: RunFacts, replay: Replay) -> None:
 def _frozen(act: Act, newest: RoundRow, plan: FusionPlan) -> None:
     if newest.status == RoundStatus.OPEN:
         move_round(act, newest, RoundStatus.FUSING, frozen_at=act.now)
-    newest.plan, newest.plan_version = plan.model_dump(mode="json"), plan.version
+    # Its fusers are done, and what they had published is for retention to find: reports alone are compared here.
+    by_all = plan.model_copy(update={"fusers": (), "audit": None})
+    newest.plan, newest.plan_version = by_all.model_dump(mode="json"), plan.version
 
 
 def _fused(act: Act, facts: RunFacts, replay: Replay) -> None:

@@ -29,7 +29,7 @@ from hsl_model.protocol.states import (
 )
 
 # Parts that are equal for many nodes: encoded and hashed once for a snapshot, and not once for each node.
-_SHARED = ("config", "members", "start", "initial", "announced", "plan")
+_SHARED = ("config", "members", "start", "initial", "announced", "plan", "fused")
 _WITHOUT = dict.fromkeys((*_SHARED, "deadline_in_s"), True)
 
 
@@ -143,9 +143,11 @@ def _assignment(node_id: str, run: RunSnapshot, explainer: Explainer, now: datet
         is_initialiser=_is_initialiser(node_id, run, newest),
         start=run.shelf.start,
         initial=run.shelf.initial,
-        # Whoever still trains has no use for it, and would be woken by every announce of the others.
-        announced=run.announced if status in ACCEPTED and run.plan is None else (),
+        # Whoever still trains has no use for it, and would be woken by every announce of the others; whoever is not
+        # going to fuse has none at all.
+        announced=run.announced if status in ACCEPTED and run.plan is None and node_id in run.will_fuse else (),
         plan=run.plan,
+        fused=run.shelf.fused if run.plan is not None and run.plan.fusers else None,
         redo_fusion=row.redo_fusion,
         republish=(row.update_sha256,) if row.republish_since is not None and row.update_sha256 else (),
         keep=run.shelf.keep,

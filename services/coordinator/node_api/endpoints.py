@@ -154,6 +154,7 @@ def report_fusion(act: ActDep, run_id: RunIdPath, round_number: RoundNumberPath,
 )
 def published(act: ActDep, request: PublishedReport) -> None:
     files.published(act, act.actor, request)
+    advance(act, request.run_id)
 
 
 @router.post(

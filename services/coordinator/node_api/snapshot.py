@@ -67,6 +67,13 @@ class RunSnapshot:
         return self.facts.plan()
 
     @cached_property
+    def will_fuse(self) -> frozenset[str]:
+        """Who fuses this round if nobody leaves it."""
+        staying = self.facts.staying()
+        chosen = self.facts.election().among(staying)
+        return frozenset(staying if chosen.audit is None else (*chosen.names, chosen.audit))
+
+    @cached_property
     def members(self) -> tuple[str, ...]:
         return tuple(self.facts.participations)
 

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from coordinator.ledger.watch import LEDGER_RESTORED
 from coordinator.nodes.service import health_of
-from coordinator.rounds.facts import UNANNOUNCED, RunFacts
+from coordinator.rounds.agreement import is_awaited
+from coordinator.rounds.facts import UNANNOUNCED, RunFacts, voices_of
 from coordinator.rounds.fusion import DISAGREEMENT
 from coordinator.rounds.plan import IN_PLAN
 from coordinator.rounds.quorum import lacking
@@ -79,7 +80,8 @@ class Explainer:
         builds = newest.round_number == 0 and facts.initialiser() == node_id
         if newest.status == RoundStatus.OPEN and row.status in UNANNOUNCED and (newest.round_number > 0 or builds):
             return None
-        if newest.status == RoundStatus.FUSING and row.status in IN_PLAN and row.reported_at is None:
+        owes = newest.status == RoundStatus.FUSING and row.status in IN_PLAN and row.reported_at is None
+        if owes and not (is_awaited(facts) and node_id not in voices_of(newest)):
             return self._update_missing(facts, newest)
         return self.round(facts)
 
@@ -157,9 +159,11 @@ class Explainer:
     def _fusing(self, facts: RunFacts, newest: RoundRow) -> str:
         if missing := self._update_missing(facts, newest):
             return missing
+        since = _at(newest.frozen_at or newest.opened_at)
+        if is_awaited(facts):
+            return self._awaiting_fusers(facts, newest, since)
         rows = facts.having(*IN_PLAN)
         owing = [row for row in rows if row.reported_at is None]
-        since = _at(newest.frozen_at or newest.opened_at)
         text = (
             f"Round {newest.round_number} (plan frozen {since}) has {len(rows) - len(owing)} of {len(rows)} fusion "
             f"reports and waits for {self._members(facts, owing or facts.having(ParticipationStatus.FAILED))}"
@@ -169,6 +173,15 @@ class Explainer:
             short = lacking(facts.config.quorum, [r.node_id for r in reported], sum(r.num_cases or 0 for r in reported))
             return f"{text}; since its deadline, {_at(newest.report_deadline_at)}, the quorum is not there ({short})."
         return f"{text}."
+
+    def _awaiting_fusers(self, facts: RunFacts, newest: RoundRow, since: str) -> str:
+        *fusers, audit = voices_of(newest)
+        late = [node for node in fusers if not facts.spoken.is_done(node)]
+        named = self._members(facts, [facts.participations[node] for node in late or [audit]])
+        text = f"Round {newest.round_number} (plan frozen {since}) is fused by {', '.join(fusers)} for all members"
+        if late:
+            return f"{text} and waits for the fused file of {named}."
+        return f"{text}, whose digests differ, and waits for the audit by {named}."
 
     def _update_missing(self, facts: RunFacts, newest: RoundRow) -> str | None:
         """Rule 5: an owner has been asked to publish its update again."""

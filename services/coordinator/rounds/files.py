@@ -52,6 +52,7 @@ class Shelf:
 
     start: FusedFile | None = None  # the newest fused model; for methods without a common one, the initial weights
     initial: FusedFile | None = None
+    fused: FusedFile | None = None  # the newest round's, once its fusers agree
     keep: tuple[str, ...] = ()
     release_before: int = 0
 
@@ -79,6 +80,7 @@ def shelf(session: Session, run: RunRow, newest: RoundRow) -> Shelf:
     return Shelf(
         start=models.get(previous, initial) if newest.round_number > 0 else None,
         initial=initial,
+        fused=models.get(newest.round_number),
         keep=tuple(sorted({model.file_sha256 for model in models.values()})),
         release_before=max(0, previous),
     )
@@ -163,7 +165,10 @@ def published(act: Act, node_id: str, said: PublishedReport) -> None:
     if member is None or member.status != MembershipStatus.ACCEPTED:
         raise NotAMemberError(node_id=node_id, run_id=said.run_id)
     repository.lock_run(act.session, said.run_id)
-    if _ledger_bytes(act.session, said.run_id, said.file_sha256) != said.file_bytes:
+    known_bytes = _ledger_bytes(act.session, said.run_id, said.file_sha256)
+    if known_bytes is None and _has_just_fused(act.session, node_id, said):
+        known_bytes = said.file_bytes
+    if known_bytes != said.file_bytes:
         raise FileUnknownError(run_id=said.run_id, file_sha256=said.file_sha256, file_bytes=said.file_bytes)
     row = act.session.get(PublishedFileRow, (said.run_id, said.file_sha256, node_id), populate_existing=True)
     if row is None:
@@ -172,6 +177,28 @@ def published(act: Act, node_id: str, said: PublishedReport) -> None:
         act.note("file.published", said.run_id, node_id=node_id, file_sha256=said.file_sha256)
     row.file_bytes, row.at = said.file_bytes, act.now
     act.session.flush()
+
+
+def _has_just_fused(session: Session, node_id: str, said: PublishedReport) -> bool:
+    """A fuser publishes before the others' digests have confirmed its own."""
+    newest = repository.newest_round(session, said.run_id)
+    row = newest and session.get(ParticipationRow, (said.run_id, newest.round_number, node_id))
+    report = row.report if row else None
+    return bool(report and (report["file_sha256"], report["file_bytes"]) == (said.file_sha256, said.file_bytes))
+
+
+def unpublish(act: Act, run_id: str, file_sha256: str, node_id: str) -> bool:
+    """It does not lie there, or with wrong bytes. False when nobody said that it did."""
+    row = act.session.get(PublishedFileRow, (run_id, file_sha256, node_id))
+    if row is None:
+        return False
+    act.session.delete(row)
+    act.session.flush()
+    return True
+
+
+def is_wanted(session: Session, run_id: str, file_sha256: str) -> bool:
+    return any(wanted.file_sha256 == file_sha256 for wanted in wanted_in(session, run_id))
 
 
 def _ledger_bytes(session: Session, run_id: str, file_sha256: str) -> int | None:

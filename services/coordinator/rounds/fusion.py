@@ -2,7 +2,8 @@
 
 all equal                               -> COMPLETED
 a minority deviates                     -> it downloads and fuses once more; deviating again: EXCLUDED(digest)
-no majority                             -> everybody fuses once more; still none: the run is PAUSED
+no majority                             -> everybody fuses once more; still none: the run is PAUSED, and everybody
+                                           fuses once more when an admin resumes it
 report deadline passed, quorum reported -> the others are EXCLUDED(no_report) and catch up
 """
 
@@ -19,7 +20,7 @@ from coordinator.rounds.errors import (
     RoundOverError,
     RoundUnknownError,
 )
-from coordinator.rounds.facts import RunFacts, report_of
+from coordinator.rounds.facts import Outcome, RunFacts, outcome_of, report_of
 from coordinator.rounds.moves import Act, move_members, move_round, move_run
 from coordinator.rounds.plan import IN_PLAN, ask_anew, renew_deadline
 from coordinator.tables import ParticipationRow, RoundRow
@@ -81,34 +82,49 @@ def _check_file(act: Act, row: ParticipationRow, said: FusionReport) -> None:
 def compare(act: Act, facts: RunFacts, newest: RoundRow) -> bool:
     """Nobody owes a report: judge them. True when something was decided."""
     rows = facts.having(*IN_PLAN)
-    digests = {row.node_id: said.fused_digest for row in rows if (said := report_of(row)) is not None}
+    outcomes = {row.node_id: outcome_of(said) for row in rows if (said := report_of(row)) is not None}
     if not rows:
         return False
-    digest, votes = Counter(digests.values()).most_common(1)[0]
-    if votes * 2 <= len(rows):
-        _disagree(act, facts, newest, rows)
-        return True
-    deviating = [row for row in rows if digests[row.node_id] != digest]
-    agreeing = [row for row in rows if digests[row.node_id] == digest]
+    outcome = facts.agreed
+    if outcome is None:
+        outcome, votes = Counter(outcomes.values()).most_common(1)[0]
+        if votes * 2 <= len(rows):
+            return _disagree(act, facts, newest, rows)
+    deviating = [row for row in rows if outcomes[row.node_id] != outcome]
+    agreeing = [row for row in rows if outcomes[row.node_id] == outcome]
     again = [row for row in deviating if row.redo_fusion == 0]
     move_members(act, [row for row in deviating if row.redo_fusion > 0], ParticipationStatus.EXCLUDED, "digest")
     move_members(act, [row for row in agreeing if row.status == ParticipationStatus.FUSING], ParticipationStatus.FUSED)
     if again:
-        _fuse_again(act, facts, newest, again)
+        fuse_again(act, facts, newest, again)
     else:
-        _complete(act, facts, newest, digest)
+        _complete(act, facts, newest, outcome)
     return True
 
 
-def _disagree(act: Act, facts: RunFacts, newest: RoundRow, rows: Sequence[ParticipationRow]) -> None:
-    """Everybody fuses once more; if that was so before, a person has to look before the run goes on."""
-    if any(row.redo_fusion > 0 for row in rows):
-        act.note("round.digests_disagree", newest.run_id, newest.round_number, num_members=len(rows))
-        pause(act, facts, DISAGREEMENT)
-    _fuse_again(act, facts, newest, rows)
+def _disagree(act: Act, facts: RunFacts, newest: RoundRow, rows: Sequence[ParticipationRow]) -> bool:
+    """Everybody fuses once more; if that was so before, a person has to look, and until then nobody fuses."""
+    if not any(row.redo_fusion > 0 for row in rows):
+        fuse_again(act, facts, newest, rows)
+        return True
+    if facts.run.reason == DISAGREEMENT:
+        return False
+    act.note("round.digests_disagree", newest.run_id, newest.round_number, num_members=len(rows))
+    pause(act, facts, DISAGREEMENT)
+    return True
 
 
-def _fuse_again(act: Act, facts: RunFacts, newest: RoundRow, rows: Sequence[ParticipationRow]) -> None:
+def try_again(act: Act, run_id: str) -> None:
+    """An admin has looked and goes on: unless the plan has changed meanwhile, everybody fuses once more."""
+    facts = repository.load(act.session, run_id)
+    if facts is None or facts.newest is None or facts.newest.status != RoundStatus.FUSING:
+        return
+    rows = facts.having(*IN_PLAN)
+    if all(row.reported_at is not None for row in rows):
+        fuse_again(act, facts, facts.newest, rows)
+
+
+def fuse_again(act: Act, facts: RunFacts, newest: RoundRow, rows: Sequence[ParticipationRow]) -> None:
     ask_anew(act, rows)
     for row in rows:
         row.redo_fusion += 1
@@ -125,21 +141,20 @@ def pause(act: Act, facts: RunFacts, reason: str) -> None:
         move_run(act, facts.run, RunStatus.PAUSED, paused_at=act.now, reason=reason)
 
 
-def _complete(act: Act, facts: RunFacts, newest: RoundRow, digest: str) -> None:
+def _complete(act: Act, facts: RunFacts, newest: RoundRow, outcome: Outcome) -> None:
     fused = facts.having(ParticipationStatus.FUSED)
     reports = [said for row in fused if (said := report_of(row)) is not None]
     aucs = [said.validation.auc for said in reports if said.validation and said.validation.auc is not None]
-    files = Counter((said.file_sha256, said.file_bytes) for said in reports if said.file_sha256)
-    file_sha256, file_bytes = files.most_common(1)[0][0] if files else (None, None)
+    is_common = facts.fused_kind is Fused.COMMON
     _record(act, facts, newest)
     move_round(
         act,
         newest,
         RoundStatus.COMPLETED,
         completed_at=act.now,
-        fused_digest=digest,
-        fused_file_sha256=file_sha256 if facts.fused_kind is Fused.COMMON else None,
-        fused_file_bytes=file_bytes if facts.fused_kind is Fused.COMMON else None,
+        fused_digest=outcome.fused_digest,
+        fused_file_sha256=outcome.file_sha256 if is_common else None,
+        fused_file_bytes=outcome.file_bytes if is_common else None,
         mean_auc=mean(aucs) if aucs else None,
     )
     facts.run.best_round = best_round(repository.mean_aucs(act.session, newest.run_id))

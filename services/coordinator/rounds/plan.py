@@ -1,9 +1,10 @@
 """The fusion plan: frozen once, and from then on only ever smaller, each time as a new version (rules 4 and 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from coordinator.rounds.facts import UNANNOUNCED, RunFacts
+from coordinator.rounds.fusers import EVERYBODY, Fusers
 from coordinator.rounds.moves import Act, move_members, move_round
 from coordinator.tables import ParticipationRow, RoundRow
 from hsl_model.protocol.config import RunConfig
@@ -22,8 +23,9 @@ def freeze(act: Act, facts: RunFacts, newest: RoundRow) -> None:
     """
     announced = facts.having(ParticipationStatus.ANNOUNCED)
     rest = facts.having(*UNANNOUNCED)
-    plan = _build(facts.config, newest, announced, version=1)
+    plan = _build(facts, newest, announced, version=1)
     move_round(act, newest, RoundStatus.FUSING, frozen_at=act.now, **_in_force(act, facts.config, plan))
+    _note_fusers(act, plan)
     if newest.round_number == 0:
         announced += rest
     else:
@@ -44,13 +46,57 @@ def drop(act: Act, facts: RunFacts, newest: RoundRow, owner: str, reason: str) -
     remaining = facts.having(*IN_PLAN)
     if newest.round_number == 0 or not was_in_plan or not remaining:
         return
-    plan = _build(facts.config, newest, remaining, version=newest.plan_version + 1)
+    plan = _build(facts, newest, remaining, version=newest.plan_version + 1)
+    act.note("round.plan_changed", newest.run_id, newest.round_number, version=plan.version, without=owner)
+    _supersede(act, facts, newest, plan)
+
+
+def replace_fusers(act: Act, facts: RunFacts, newest: RoundRow, gone: Collection[str], reason: str) -> None:
+    """Version + 1 with the same updates, so with the same fused bits, and others in the place of these fusers."""
+    held = FusionPlan.model_validate(newest.plan)
+    for node_id in sorted(gone):
+        act.note("round.fuser_replaced", newest.run_id, newest.round_number, node_id, reason=reason)
+    replaced = tuple(sorted({*held.replaced, *gone}))
+    candidates = {row.node_id for row in facts.having(*IN_PLAN)} - set(replaced)
+    chosen = facts.election().among(candidates, Fusers(held.fusers, held.audit))
+    _change_fusers(act, facts, newest, chosen, replaced)
+
+
+def fuse_by_all(act: Act, facts: RunFacts, newest: RoundRow, reason: str) -> None:
+    """Version + 1 with the same updates, fused by every member: a majority of all settles what the fusers cannot."""
+    held = FusionPlan.model_validate(newest.plan)
+    act.note("round.fused_by_all", newest.run_id, newest.round_number, reason=reason)
+    _change_fusers(act, facts, newest, EVERYBODY, tuple(sorted({*held.replaced, *held.voices})))
+
+
+def _change_fusers(act: Act, facts: RunFacts, newest: RoundRow, chosen: Fusers, replaced: tuple[str, ...]) -> None:
+    held = FusionPlan.model_validate(newest.plan)
+    changes = {"version": held.version + 1, "fusers": chosen.names, "audit": chosen.audit, "replaced": replaced}
+    _supersede(act, facts, newest, held.model_copy(update=changes))
+
+
+def _supersede(act: Act, facts: RunFacts, newest: RoundRow, plan: FusionPlan) -> None:
+    """A newer version is in force; what was fused by the older one is thrown away."""
     for name, value in _in_force(act, facts.config, plan).items():
         setattr(newest, name, value)
-    act.note("round.plan_changed", newest.run_id, newest.round_number, version=plan.version, without=owner)
+    _note_fusers(act, plan)
+    remaining = facts.having(*IN_PLAN)
     ask_anew(act, remaining)
     for one in remaining:
         one.redo_fusion = 0
+    act.session.flush()
+
+
+def _note_fusers(act: Act, plan: FusionPlan) -> None:
+    if plan.fusers:
+        act.note(
+            "round.fusers_chosen",
+            plan.run_id,
+            plan.round_number,
+            version=plan.version,
+            fusers=", ".join(plan.fusers),
+            audit=plan.audit,
+        )
 
 
 def ask_anew(act: Act, rows: Sequence[ParticipationRow]) -> None:
@@ -66,15 +112,23 @@ def renew_deadline(act: Act, config: RunConfig, newest: RoundRow) -> None:
         newest.report_deadline_at = act.now + timedelta(seconds=config.report_deadline_s)
 
 
-def _build(config: RunConfig, newest: RoundRow, rows: Sequence[ParticipationRow], version: int) -> FusionPlan:
+def _build(facts: RunFacts, newest: RoundRow, rows: Sequence[ParticipationRow], version: int) -> FusionPlan:
     rows = sorted(rows, key=lambda row: row.node_id)
-    weighting = "uniform" if newest.round_number == 0 else method_facts(config.method.name).weighting
+    weighting = "uniform" if newest.round_number == 0 else method_facts(facts.config.method.name).weighting
     weights = plan_weights(weighting, {row.node_id: row.num_cases or 0 for row in rows})
+    held = facts.plan()
+    replaced = held.replaced if held else ()
+    chosen = facts.election().among(
+        {row.node_id for row in rows} - set(replaced), Fusers(held.fusers, held.audit) if held else EVERYBODY
+    )
     return FusionPlan(
         run_id=newest.run_id,
         round_number=newest.round_number,
         version=version,
         entries=tuple(_entry(row, weights[row.node_id]) for row in rows),
+        fusers=chosen.names,
+        audit=chosen.audit,
+        replaced=replaced,
     )
 
 
@@ -96,5 +150,8 @@ def _in_force(act: Act, config: RunConfig, plan: FusionPlan) -> dict[str, object
     return {
         "plan": plan.model_dump(mode="json"),
         "plan_version": plan.version,
+        "fused_digest": None,
+        "fused_file_sha256": None,
+        "fused_file_bytes": None,
         "report_deadline_at": None if deadline_s is None else act.now + timedelta(seconds=deadline_s),
     }

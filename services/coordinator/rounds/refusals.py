@@ -1,11 +1,11 @@
 """Verifiers' words about updates of the plan (rule 5): the owner is asked again, or the update is taken out for all."""
 
 from coordinator.kit.problems import NotFoundError
-from coordinator.rounds import repository
+from coordinator.rounds import files, repository
 from coordinator.rounds.errors import PlanSupersededError, RefusalInvalidError, RoundOverError, RoundUnknownError
 from coordinator.rounds.facts import RunFacts
 from coordinator.rounds.moves import Act
-from coordinator.rounds.plan import IN_PLAN
+from coordinator.rounds.plan import IN_PLAN, fuse_by_all
 from coordinator.tables import ParticipationRow, RefusalRow, RoundRow
 from hsl_model.protocol.messages import FusionPlan, RefusalKind, RefusalReport
 from hsl_model.protocol.states import ParticipationStatus, RoundStatus
@@ -22,12 +22,36 @@ def refuse(act: Act, node_id: str, run_id: str, round_number: int, said: Refusal
         raise RoundOverError(run_id=run_id, round_number=round_number, status=newest.status)
     if said.plan_version != newest.plan_version:
         raise PlanSupersededError(round_number=round_number, plan_version=newest.plan_version)
+    if newest.fused_file_sha256 is not None and said.update_sha256 == newest.fused_file_sha256:
+        _refuse_fused(act, newest, node_id, said)
+        return
     entries = FusionPlan.model_validate(newest.plan).entries
     if (said.owner, said.update_sha256) not in {(e.node_id, e.update_sha256) for e in entries}:
         raise RefusalInvalidError(round_number=round_number, update_sha256=said.update_sha256, owner=said.owner)
     if _keep(act, newest, node_id, said) and said.kind is RefusalKind.MISSING:
         _ask_owner(act, newest, said.owner)
     act.session.flush()
+
+
+def _refuse_fused(act: Act, newest: RoundRow, node_id: str, said: RefusalReport) -> None:
+    """Wrong or missing bytes in a fuser's folder: others hold the same file, or are asked for it (rule 7).
+
+    Right bytes that are not acceptable are all fusers' work. One word takes nobody out: every member fuses.
+    """
+    is_known = files.unpublish(act, newest.run_id, said.update_sha256, said.owner)
+    if is_known or said.kind is RefusalKind.CONTENT:
+        act.note(
+            "fused_file.refused",
+            newest.run_id,
+            newest.round_number,
+            said.owner,
+            verifier=node_id,
+            refusal=said.kind.value,
+            reason=said.reason,
+            file_sha256=said.update_sha256,
+        )
+    if said.kind is RefusalKind.CONTENT and (facts := repository.load(act.session, newest.run_id)) is not None:
+        fuse_by_all(act, facts, newest, f"refused by {node_id}")
 
 
 def _keep(act: Act, newest: RoundRow, node_id: str, said: RefusalReport) -> bool:
@@ -68,11 +92,12 @@ def _ask_owner(act: Act, newest: RoundRow, owner: str) -> None:
 def rejected_updates(act: Act, facts: RunFacts, newest: RoundRow, *, expired: bool) -> dict[str, str]:
     """Owner -> reason of the updates that the plan has to do without.
 
-    `refused`: the content was refused by a majority of the other members that fuse the plan. `missing`: nobody could
+    `refused`: the content was refused by a majority of the other members that fuse the plan: of its fusers and audit,
+    where it names some. `missing`: nobody could
     find it, and its owner did not publish it again before the deadline, or has left.
     """
     plan = facts.plan()
-    voters = {row.node_id for row in facts.having(*IN_PLAN)}
+    voters = {row.node_id for row in facts.having(*IN_PLAN) if plan is not None and plan.is_fused_by(row.node_id)}
     rows = repository.refusals_of(act.session, newest)
     rejected = {}
     for entry in plan.entries if plan else ():

@@ -4,31 +4,28 @@ Statements that every message executes are built once.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, delete, exists, func, or_, select
+from sqlalchemy import BindParameter, Select, bindparam, delete, select
 from sqlalchemy.orm import Session, defer
 
-from coordinator.rounds.facts import LIVE_RUN, UNANNOUNCED, RunFacts
+from coordinator.rounds.facts import RunFacts, Spoken, outcome_of, voices_of
 from coordinator.tables import (
     LedgerRow,
     MemberRow,
     NodeRow,
     ParticipationRow,
+    PublishedFileRow,
     RefusalRow,
     RoundRow,
     RunRow,
-    UtcDateTime,
 )
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.manifest import SignedManifest
+from hsl_model.protocol.messages import FusionReport
 from hsl_model.protocol.states import (
-    MembershipStatus,
-    NodeStatus,
     ParticipationStatus,
     RoundStatus,
-    RunStatus,
 )
 
 P = ParticipationStatus
@@ -89,6 +86,16 @@ _PARTICIPATIONS_SEEN = (
     .where(ParticipationRow.run_id == _RUN_ID, ParticipationRow.round_number == bindparam("round_number"))
     .order_by(ParticipationRow.node_id)
 )
+_VOICES: BindParameter[str] = bindparam("voices", expanding=True)
+_REPORTS = select(ParticipationRow.node_id, ParticipationRow.redo_fusion, ParticipationRow.report).where(
+    ParticipationRow.run_id == _RUN_ID,
+    ParticipationRow.round_number == bindparam("round_number"),
+    ParticipationRow.node_id.in_(_VOICES),
+    ParticipationRow.report.is_not(None),
+)
+_ON_HUB = select(PublishedFileRow.node_id, PublishedFileRow.file_sha256).where(
+    PublishedFileRow.run_id == _RUN_ID, PublishedFileRow.node_id.in_(_VOICES)
+)
 _LOCKED_RUN, _LOCKED_ROUND, _LOCKED_NEWEST = _RUN.with_for_update(), _ROUND.with_for_update(), _NEWEST.with_for_update()
 _HELD_BECAUSE = select(LedgerRow.held_because)
 _AS_IT_IS_NOW: dict[str, Any] = {"populate_existing": True}
@@ -125,6 +132,7 @@ def load(session: Session, run_id: str) -> RunFacts | None:
         nodes={node.node_id: node for _, node in people},
         newest=newest,
         participations={row.node_id: row for row in participations},
+        spoken=_spoken(session, newest),
     )
 
 
@@ -152,7 +160,22 @@ def look(
         newest=newest,
         participations={row.node_id: row for row in participations},
         held_because=session.scalar(_HELD_BECAUSE) if run.status == RunStatus.PAUSED else None,
+        spoken=_spoken(session, newest),
     )
+
+
+def _spoken(session: Session, newest: RoundRow | None) -> Spoken:
+    if newest is None or newest.status != RoundStatus.FUSING or not (voices := voices_of(newest)):
+        return Spoken()
+    key = {"run_id": newest.run_id, "voices": voices}
+    outcomes = {}
+    for node_id, attempt, report in session.execute(_REPORTS, {**key, "round_number": newest.round_number}):
+        said = FusionReport.model_validate(report)
+        if (said.plan_version, said.attempt) == (newest.plan_version, attempt):
+            outcomes[node_id] = outcome_of(said)
+    published = {(node_id, file_sha256) for node_id, file_sha256 in session.execute(_ON_HUB, key)}
+    on_hub = (node_id for node_id, found in outcomes.items() if (node_id, found.file_sha256) in published)
+    return Spoken(outcomes, frozenset(on_hub))
 
 
 def all_nodes(session: Session) -> dict[str, NodeRow]:
@@ -243,74 +266,3 @@ def forget_missing(session: Session, newest: RoundRow, owner: str) -> None:
             RefusalRow.kind == "missing",
         )
     )
-
-
-def due_runs(session: Session, now: datetime, run_id: str | None = None) -> Sequence[str]:
-    """Runs (or this run, if it is one) whose facts and `now` ask for a move; what an index or a few rows answer.
-
-    None while the ledger is held: it was restored, and does not know what has been decided since.
-    """
-    if run_id is None:
-        return session.scalars(_DUE, {"now": now}).all()
-    return session.scalars(_DUE_ONE, {"now": now, "run_id": run_id}).all()
-
-
-_NOW = bindparam("now", type_=UtcDateTime())
-_HERE = and_(ParticipationRow.run_id == RoundRow.run_id, ParticipationRow.round_number == RoundRow.round_number)
-
-
-def _departed() -> ColumnElement[bool]:
-    """A member of the newest round, while it goes on, was revoked or has withdrawn."""
-    gone = (
-        exists()
-        .where(_HERE, ParticipationRow.status != P.EXCLUDED)
-        .where(MemberRow.run_id == ParticipationRow.run_id, MemberRow.node_id == ParticipationRow.node_id)
-        .where(NodeRow.node_id == ParticipationRow.node_id)
-        .where(or_(NodeRow.status == NodeStatus.REVOKED, MemberRow.status == MembershipStatus.WITHDRAWN))
-    )
-    return and_(RoundRow.status.in_((RoundStatus.OPEN, RoundStatus.FUSING)), gone)
-
-
-def _collected() -> ColumnElement[bool]:
-    """All have announced (round 0: one has), or the deadline has passed."""
-    waited_for = exists().where(_HERE, ParticipationRow.status.in_([*UNANNOUNCED, P.FAILED]))
-    announced = exists().where(_HERE, ParticipationRow.status == P.ANNOUNCED)
-    first = and_(RoundRow.round_number == 0, announced)
-    return and_(RoundRow.status == RoundStatus.OPEN, or_(RoundRow.deadline_at <= _NOW, ~waited_for, first))
-
-
-def _reported() -> ColumnElement[bool]:
-    """Nobody of the plan owes a report, or votes against an update have to be counted; also while paused."""
-    owing = exists().where(_HERE, ParticipationRow.status == P.FUSING, ParticipationRow.reported_at.is_(None))
-    refused = exists().where(
-        RefusalRow.run_id == RoundRow.run_id,
-        RefusalRow.round_number == RoundRow.round_number,
-        RefusalRow.plan_version == RoundRow.plan_version,
-    )
-    return and_(RoundRow.status == RoundStatus.FUSING, or_(~owing, refused))
-
-
-def _next() -> ColumnElement[bool]:
-    expired = and_(RoundRow.status == RoundStatus.FUSING, RoundRow.report_deadline_at <= _NOW)
-    between = or_(RoundRow.status.is_(None), RoundRow.status == RoundStatus.COMPLETED)
-    return and_(RunRow.status == RunStatus.RUNNING, or_(between, _collected(), expired))
-
-
-def _due() -> Select[str]:
-    newest = (
-        select(func.max(RoundRow.round_number))
-        .where(RoundRow.run_id == RunRow.run_id)
-        .correlate(RunRow)
-        .scalar_subquery()
-    )
-    return (
-        select(RunRow.run_id)
-        .outerjoin(RoundRow, and_(RoundRow.run_id == RunRow.run_id, RoundRow.round_number == newest))
-        .where(RunRow.status.in_(LIVE_RUN), ~exists().where(LedgerRow.held_since.is_not(None)))
-        .where(or_(_next(), _departed(), _reported()))
-        .order_by(RunRow.run_id)
-    )
-
-
-_DUE = _due()
-_DUE_ONE = _DUE.where(RunRow.run_id == _RUN_ID)

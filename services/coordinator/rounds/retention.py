@@ -1,7 +1,8 @@
 """What may go from the hub: files that no run needs any more, and what a revoked node left half-done.
 
                        node enrolled                          node revoked, and cut
-    tensors            when every run that knows them has released them (`files.shelf`), and nobody misses them
+    tensors            when every run that knows them has released them (`files.shelf`), and nobody misses them;
+                       of a fuser too, also where its digest was not the others'
     manifests          with their round
     unknown tensors    stay: about to be announced            go
     parts              stay: the agent tidies its own         go
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import and_, bindparam, delete, func, select
 from sqlalchemy.orm import Session
 
 from coordinator.events import service as events
@@ -23,6 +24,14 @@ from coordinator.tables import NodeRow, ParticipationRow, PublishedFileRow, Roun
 from hsl_model.protocol import paths
 from hsl_model.protocol.errors import RemotePathError
 from hsl_model.protocol.states import NodeStatus
+
+# A fuser's file of a plan that was superseded, or one that deviated, belongs to the round it was published in.
+_PUBLISHED = (
+    select(PublishedFileRow.file_sha256, PublishedFileRow.run_id, func.max(RoundRow.round_number))
+    .join(RoundRow, and_(RoundRow.run_id == PublishedFileRow.run_id, RoundRow.opened_at <= PublishedFileRow.at))
+    .where(PublishedFileRow.file_sha256.in_(bindparam("files", expanding=True)))
+    .group_by(PublishedFileRow.file_sha256, PublishedFileRow.run_id)
+)
 
 
 @dataclass(frozen=True)
@@ -94,5 +103,8 @@ def _ledger(session: Session, digests: Collection[str]) -> _Ledger:
     for query in (updates, fused):
         for sha256, run_id, round_number in session.execute(query):
             mentions.setdefault(str(sha256), set()).add((run_id, round_number))
+    unknown = set(digests) - set(mentions)
+    for sha256, run_id, round_number in session.execute(_PUBLISHED, {"files": list(unknown)}):
+        mentions.setdefault(str(sha256), set()).add((run_id, round_number))
     wanted = session.scalars(select(WantedFileRow.file_sha256).where(WantedFileRow.file_sha256.in_(digests)))
     return _Ledger(shelves, mentions, set(wanted))

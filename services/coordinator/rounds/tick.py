@@ -6,6 +6,7 @@
                                       round 0: when the initial weights are announced; at the deadline the next
                                       member is asked to build them
     round FUSING                   -> a refused or vanished update, or a member that leaves: plan version + 1
+                                      a plan with fusers: they agree, or are replaced (agreement.py)
                                       reports of all (or at the report deadline of a quorum) -> compared (fusion.py)
     round COMPLETED                -> the next round, or the run is COMPLETED
     members revoked or withdrawn   -> EXCLUDED; quorum lost by it: run PAUSED; nobody left: run FAILED
@@ -19,7 +20,8 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from coordinator.events.service import TICK
-from coordinator.rounds import fusion, refusals, repository
+from coordinator.rounds import agreement, fusion, refusals, repository
+from coordinator.rounds.due import due_runs
 from coordinator.rounds.facts import LIVE_RUN, UNANNOUNCED, RunFacts, departure
 from coordinator.rounds.moves import Act, move_members, move_round, move_run
 from coordinator.rounds.opening import open_round
@@ -36,14 +38,14 @@ QUORUM_LOST = "quorum_lost"
 
 def tick(session: Session, now: datetime) -> None:
     """Whatever time alone has made due, in every run."""
-    for run_id in repository.due_runs(session, now):
+    for run_id in due_runs(session, now):
         advance(Act(session, now, TICK), run_id)
 
 
 def advance(act: Act, run_id: str) -> None:
     """Move one run as far as its facts allow. Cheap when they allow nothing."""
     act.session.flush()
-    while repository.due_runs(act.session, act.now, run_id):
+    while due_runs(act.session, act.now, run_id):
         facts = repository.load(act.session, run_id)
         if facts is None or not _step(act, facts):
             return
@@ -162,6 +164,11 @@ def _fuse(act: Act, facts: RunFacts, newest: RoundRow) -> bool:
             drop(act, facts, newest, owner, reason)
         _after_loss(act, facts, newest, before)
         return True
+    before = facts.staying()
+    if settled := agreement.settle(act, facts, newest, expired=expired):
+        _after_loss(act, facts, newest, before)
+    if settled or agreement.is_awaited(facts):
+        return settled
     in_plan = facts.having(*IN_PLAN)
     owing = [row for row in in_plan if row.reported_at is None]
     if not owing:
@@ -171,6 +178,7 @@ def _fuse(act: Act, facts: RunFacts, newest: RoundRow) -> bool:
     if not expired or lacking(facts.config.quorum, [row.node_id for row in reported], num_cases):
         return False
     move_members(act, owing, ParticipationStatus.EXCLUDED, "no_report")
+    agreement.note_unaudited(act, newest, owing)
     return True
 
 

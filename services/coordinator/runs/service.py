@@ -15,6 +15,7 @@ from coordinator.rounds import repository as rounds
 from coordinator.rounds.errors import InvitedNodeError, NotEnoughMembersError, RunStateError
 from coordinator.rounds.explain import Explainer, cases_of
 from coordinator.rounds.facts import RunFacts
+from coordinator.rounds.fusion import DISAGREEMENT, try_again
 from coordinator.rounds.moves import Act, move_round, move_run
 from coordinator.rounds.quorum import lacking
 from coordinator.rounds.tick import advance
@@ -101,7 +102,10 @@ def resume(act: Act, run_id: str) -> None:
     if newest is not None and newest.report_deadline_at is not None:
         newest.report_deadline_at += stood_still
     act.session.flush()
+    disagreed = run.reason == DISAGREEMENT
     move_run(act, run, RunStatus.RUNNING, paused_at=None, reason=None)
+    if disagreed:
+        try_again(act, run_id)
     advance(act, run_id)
 
 

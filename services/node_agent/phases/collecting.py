@@ -1,4 +1,7 @@
-"""WAITING and DOWNLOADING: the other nodes' updates come in, some before the plan is frozen, all once it is."""
+"""WAITING and DOWNLOADING: the other nodes' updates come in, some before the plan is frozen, all once it is.
+
+Where the plan names fusers and this node is none, one file comes in: what they fused, once they agree on it.
+"""
 
 from pathlib import Path
 
@@ -10,10 +13,11 @@ from hsl_model.protocol.paths import manifest_path
 from hsl_model.protocol.retry import FailureKind
 from hsl_model.protocol.states import NodePhase
 from node_agent.context import Context
+from node_agent.coordinator_client import CoordinatorError
 from node_agent.errors import AgentError, NotYet
 from node_agent.exchange.base import ExchangeError
 from node_agent.facts import RoundFacts
-from node_agent.phases.models import WRONG_OR_GONE
+from node_agent.phases.models import WRONG_OR_GONE, fetch
 from node_agent.store import FileKind, KeptFile
 
 logger = structlog.get_logger(__name__)
@@ -54,12 +58,35 @@ def _prefetch(context: Context, facts: RoundFacts, announced: Announced) -> None
 
 def downloading(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]:
     """Every update and manifest of the plan. What is missing or wrong is reported; nobody fuses a subset on his own."""
+    if not facts.plan.is_fused_by(context.node_id):
+        return NodePhase.VERIFYING, _fetch_fused(context, facts)
     if facts.planned is not None and facts.planned.redo > 0:
         context.store.distrust([entry.update_sha256 for entry in facts.plan.entries])
     missing = [entry.node_id for entry in own_first(context, facts) if not _download_entry(context, facts, entry)]
     if missing:
         raise UpdatesMissingError(owners=", ".join(sorted(missing)))
     return NodePhase.VERIFYING, facts
+
+
+def _fetch_fused(context: Context, facts: RoundFacts) -> RoundFacts:
+    """Raises `NotYet` until the fusers agree. A holder with wrong bytes is named, and the next one asked."""
+    assignment, planned = context.assignment(facts), facts.planned
+    same_plan = assignment is not None and assignment.plan is not None and assignment.plan.version == facts.plan.version
+    file = assignment.fused if assignment is not None and same_plan else None
+    if file is None or planned is None:
+        raise NotYet((assignment.waiting if assignment else None) or "The round's fusers are still at work.")
+    if planned.redo > 0:
+        context.store.distrust([file.file_sha256])
+
+    def complain(owner: str, error: ExchangeError) -> None:
+        try:
+            _report_missing(context, facts, owner, file.file_sha256, error)
+        except CoordinatorError as refused:
+            if refused.kind is not FailureKind.NOT_YET_THERE:  # the round has gone on: the next holder will do
+                raise
+
+    fetch(context, facts, file, complain)
+    return facts.model_copy(update={"planned": planned.model_copy(update={"fetched": file})})
 
 
 def own_first(context: Context, facts: RoundFacts) -> list[PlanEntry]:
@@ -80,16 +107,20 @@ def _download_entry(context: Context, facts: RoundFacts, entry: PlanEntry) -> bo
         once_more = error.kind is FailureKind.MISMATCH and context.row.attempt == 0  # damaged on the way, perhaps
         if error.kind not in WRONG_OR_GONE or once_more:
             raise
-        report = RefusalReport(
-            plan_version=facts.plan.version,
-            owner=entry.node_id,
-            update_sha256=entry.update_sha256,
-            kind=RefusalKind.MISSING,
-            reason=error.sentence()[:500],
-        )
-        context.client.refuse(facts.run_id, facts.round_number, report)
+        _report_missing(context, facts, entry.node_id, entry.update_sha256, error)
         return False
     return True
+
+
+def _report_missing(context: Context, facts: RoundFacts, owner: str, sha256: str, error: ExchangeError) -> None:
+    report = RefusalReport(
+        plan_version=facts.plan.version,
+        owner=owner,
+        update_sha256=sha256,
+        kind=RefusalKind.MISSING,
+        reason=error.sentence()[:500],
+    )
+    context.client.refuse(facts.run_id, facts.round_number, report)
 
 
 def _get_update(context: Context, facts: RoundFacts, node_id: str, sha256: str, num_bytes: int) -> None:

@@ -1,12 +1,17 @@
-"""FUSING and ADOPTING: every node computes the same model from the same plan, reports its digest, and validates it."""
+"""FUSING and ADOPTING: every node computes the same model from the same plan, reports its digest, and validates it.
+
+Or the plan names fusers: they publish what they computed, and the others take it over.
+"""
 
 import shutil
 
 from hsl_model.averaging import FusionInput, fuse, inputs_digest
 from hsl_model.checkpoint import FileFacts
-from hsl_model.protocol.messages import FusionReport
+from hsl_model.durable import check_room
+from hsl_model.protocol.messages import FusionReport, PublishedReport
 from hsl_model.protocol.states import Fused, NodePhase
 from node_agent.context import Context
+from node_agent.egress import check_declared
 from node_agent.facts import FusedModel, RoundFacts
 from node_agent.model_card import write_model_card
 from node_agent.phases.models import adopted_files, file_facts
@@ -17,10 +22,30 @@ from node_agent.trainer import messages as m
 
 def fusing(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]:
     """Common models are fused here, in numpy; a method with a fusion of its own does it in the child."""
-    fused = _FUSIONS[facts.fused_kind](context, facts)
+    fetched = facts.planned.fetched if facts.planned else None
+    if fetched is not None:
+        fused = _fused_model(facts, fetched.fused_digest, fetched.file_sha256, fetched.file_bytes)
+    else:
+        fused = _FUSIONS[facts.fused_kind](context, facts)
     facts = facts.model_copy(update={"fused": fused, "validation": None})
     _report(context, facts)
+    if context.node_id in facts.plan.fusers:
+        _publish(context, facts, fused)
     return NodePhase.ADOPTING, facts
+
+
+def _publish(context: Context, facts: RoundFacts, fused: FusedModel) -> None:
+    """Reported first, so that the coordinator knows the file and will release it, whatever becomes of this plan."""
+    if fused.model_sha256 is None or fused.model_bytes is None:
+        raise LookupError("a method without a common model has no fusers")
+    path = context.store.path(fused.model_sha256)
+    check_declared(path, facts.expected or ())
+    check_room(path.parent, 0)  # what leaves must be noted, before and after
+    context.hub.get().put_tensors(path, context.node_id, fused.model_sha256, context.watch())
+    context.meter.bytes_up += fused.model_bytes
+    context.client.published(
+        PublishedReport(run_id=facts.run_id, file_sha256=fused.model_sha256, file_bytes=fused.model_bytes)
+    )
 
 
 def _fuse_common(context: Context, facts: RoundFacts) -> FusedModel:

@@ -4,6 +4,7 @@ initial weights   <- private tensors of this node <- fused model            late
 (round 0)            (what the method does not share)
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -54,8 +55,13 @@ def _newest(context: Context, facts: RoundFacts, kind: FileKind, before_round: i
     return None if found is None else context.store.path(found.sha256)
 
 
-def fetch(context: Context, facts: RoundFacts, file: FusedFile) -> Path:
-    """A fused model of the ledger, from the store or from whoever has it on the hub. Its SHA-256 is the ledger's."""
+def fetch(
+    context: Context, facts: RoundFacts, file: FusedFile, complain: Callable[[str, ExchangeError], None] | None = None
+) -> Path:
+    """A fused model of the ledger, from the store or from whoever has it on the hub. Its SHA-256 is the ledger's.
+
+    `complain` hears in whose folder it was wrong or missing.
+    """
     store, sha256 = context.store, file.file_sha256
     kind = FileKind.INITIAL if file.round_number == 0 else FileKind.FUSED
     store.keep(KeptFile(sha256, facts.run_id, file.round_number, kind, file.file_bytes))
@@ -71,6 +77,8 @@ def fetch(context: Context, facts: RoundFacts, file: FusedFile) -> Path:
             if error.kind not in WRONG_OR_GONE:
                 raise
             logger.warning("a model is not where it should be", node_id=node_id, sha256=sha256, kind=error.kind)
+            if complain is not None:
+                complain(node_id, error)
             continue
         store.mark_checked(sha256)
         context.meter.bytes_down += file.file_bytes
@@ -84,7 +92,7 @@ def fetch(context: Context, facts: RoundFacts, file: FusedFile) -> Path:
 def _holders(context: Context, facts: RoundFacts, file: FusedFile) -> tuple[str, ...]:
     """In whose folder the file lies by the newest word; this node's own folder first, it is as good as any."""
     assignment = context.assignment(facts)
-    newest = (assignment.start, assignment.initial) if assignment else ()
+    newest = (assignment.start, assignment.initial, assignment.fused) if assignment else ()
     known = next((found for found in newest if found and found.file_sha256 == file.file_sha256), file)
     return tuple(sorted(known.on_hub, key=lambda node_id: (node_id != context.node_id, node_id)))
 

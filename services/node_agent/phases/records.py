@@ -71,7 +71,7 @@ def _manifests(context: Context, facts: RoundFacts) -> tuple[SignedManifest, ...
         signed = _own(facts, entry.manifest_sha256)
         if signed is None:
             path = local_manifest(context, facts, entry)
-            if not path.exists():  # nothing was exchanged
+            if not path.exists():  # nothing was exchanged, or the round's fusers have fetched it for all
                 continue
             signed = parse_signed(path.read_bytes())
         room -= len(signed.to_bytes()) + 1

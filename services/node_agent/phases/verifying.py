@@ -2,10 +2,10 @@
 
 import hashlib
 
-from hsl_model.checkpoint import TensorFile, check_specs
+from hsl_model.checkpoint import TensorFile, check_specs, tensors_digest
 from hsl_model.protocol.errors import CheckpointError, HslError, ManifestError
 from hsl_model.protocol.manifest import UpdateManifest, parse_signed, verify
-from hsl_model.protocol.messages import PlanEntry, RefusalKind, RefusalReport
+from hsl_model.protocol.messages import FusedFile, PlanEntry, RefusalKind, RefusalReport
 from hsl_model.protocol.states import NodePhase
 from node_agent.context import Context
 from node_agent.errors import NotYet
@@ -22,6 +22,8 @@ def verifying(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFact
     if not facts.exchanges_files:
         return NodePhase.FUSING, facts
     facts = facts.model_copy(update={"expected": expected_specs(context, facts)})
+    if planned.fetched is not None:
+        return _verify_fetched(context, facts, planned, planned.fetched)
     if not _bytes_are_right(context, facts):
         return NodePhase.DOWNLOADING, facts
     refused = []
@@ -32,12 +34,36 @@ def verifying(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFact
             context.store.distrust([entry.update_sha256])
             if not _bytes_are_right(context, facts):
                 return NodePhase.DOWNLOADING, facts  # our disk spoilt what had come right; its owner is not to blame
-            _refuse(context, facts, entry, reason)
+            _refuse(context, facts, (entry.node_id, entry.update_sha256), reason)
             refused.append(f"The update of {entry.node_id} was refused here: {reason}")
     if refused:
         updated = planned.model_copy(update={"refused": tuple(refused)})
         return NodePhase.VERIFYING, facts.model_copy(update={"planned": updated})
     return NodePhase.FUSING, facts
+
+
+def _verify_fetched(
+    context: Context, facts: RoundFacts, planned: PlanFacts, file: FusedFile
+) -> tuple[NodePhase, RoundFacts]:
+    """The fusers are believed no more than anybody: their file is what they say it is, and a model of this run."""
+    if not context.store.is_intact(file.file_sha256):
+        context.store.discard(file.file_sha256)
+        return NodePhase.DOWNLOADING, facts
+    path = context.store.path(file.file_sha256)
+    try:
+        with TensorFile(path) as opened:
+            check_specs(opened.specs, facts.expected or (), path)
+            opened.check_finite()
+            digest = tensors_digest((spec.name, opened.read(spec.name)) for spec in opened.specs)
+    except CheckpointError as error:
+        reason: str | None = _reason(error)
+    else:
+        reason = None if digest == file.fused_digest else f"its tensors have digest {digest}"
+    if reason is None:
+        return NodePhase.FUSING, facts
+    _refuse(context, facts, (facts.plan.fusers[0], file.file_sha256), reason)
+    updated = planned.model_copy(update={"refused": (f"The fused model was refused here: {reason}",)})
+    return NodePhase.VERIFYING, facts.model_copy(update={"planned": updated})
 
 
 def _bytes_are_right(context: Context, facts: RoundFacts) -> bool:
@@ -99,11 +125,12 @@ def _reason(error: HslError) -> str:
     return str(error.data.get("reason") or error.sentence())
 
 
-def _refuse(context: Context, facts: RoundFacts, entry: PlanEntry, reason: str) -> None:
+def _refuse(context: Context, facts: RoundFacts, file: tuple[str, str], reason: str) -> None:
+    owner, sha256 = file
     report = RefusalReport(
         plan_version=facts.plan.version,
-        owner=entry.node_id,
-        update_sha256=entry.update_sha256,
+        owner=owner,
+        update_sha256=sha256,
         kind=RefusalKind.CONTENT,
         reason=reason[:500],
     )

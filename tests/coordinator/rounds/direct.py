@@ -6,7 +6,7 @@ Ten times faster than the served application, so that thousands of messages can 
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -214,8 +214,8 @@ class DirectAdmin:
             return answer(lambda: RoundViews(session, parts[1], explainer, now).show(int(parts[3])))
 
 
-def directly_enrolled(database_url: str, clock: ManualClock) -> Federation:
-    """Three enrolled sites with 60, 120 and 180 training cases, without HTTP."""
+def directly_enrolled(database_url: str, clock: ManualClock, names: Sequence[str] = NODES) -> Federation:
+    """Enrolled sites with 60, 120, 180, … training cases, without HTTP."""
     alliance = DirectAlliance.on(database_url, clock)
-    sites = {node_id: Site(alliance.enrol(node_id), 60 * (i + 1)) for i, node_id in enumerate(NODES)}
+    sites = {node_id: Site(alliance.enrol(node_id), 60 * (i + 1)) for i, node_id in enumerate(names)}
     return Federation(alliance, sites)

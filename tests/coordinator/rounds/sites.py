@@ -155,6 +155,19 @@ class Site:
         report = FusionReport(**{**values, **changes})
         return self.say(transport.fusion(wish.run_id, wish.round_number), report)
 
+    def fuse(self, wish: Assignment, *, auc: float | None = 0.7, **changes: Any) -> Any:
+        """What a member does whose turn it is: a fuser publishes too, and whoever waits for the fusers takes theirs."""
+        assert wish.plan is not None
+        if not wish.plan.is_fused_by(self.node_id):
+            assert wish.fused is not None
+            taken = {"fused_digest": wish.fused.fused_digest, "file_sha256": wish.fused.file_sha256}
+            return self.fusion(wish, auc=auc, **{**taken, **changes})
+        reply = self.fusion(wish, auc=auc, **changes)
+        if reply.is_success and self.node_id in wish.plan.fusers:
+            said = self.sent[-1][1]
+            return self.published(wish.run_id, said.file_sha256, said.file_bytes)
+        return reply
+
     def refuse(self, wish: Assignment, owner: str, kind: RefusalKind = RefusalKind.CONTENT, **changes: Any) -> Any:
         assert wish.plan is not None
         updates = {entry.node_id: entry.update_sha256 for entry in wish.plan.entries}
@@ -235,8 +248,11 @@ class Federation:
 
     def fuse_all(self, auc: float | None = 0.7) -> None:
         for site, wish in self.wishes():
-            if wish.plan is not None and wish.participation in ("fusing", "fused"):
-                site.ok(site.fusion(wish, auc=auc))
+            if wish.plan and wish.participation in ("fusing", "fused") and wish.plan.is_fused_by(site.node_id):
+                site.ok(site.fuse(wish, auc=auc))
+        for site, wish in self.wishes():
+            if wish.plan and not wish.plan.is_fused_by(site.node_id) and wish.fused is not None:
+                site.ok(site.fuse(wish, auc=auc))
 
     def play_round(self, auc: float | None = 0.7) -> None:
         self.announce_all()
@@ -254,8 +270,8 @@ class Federation:
         return self
 
 
-def enrolled(alliance: Alliance) -> Federation:
-    """Three enrolled sites with 60, 120 and 180 training cases."""
+def enrolled(alliance: Alliance, names: tuple[str, ...] = NODES) -> Federation:
+    """Enrolled sites with 60, 120, 180, … training cases."""
     return Federation(
-        alliance, {node_id: Site(alliance.enrol(node_id), 60 * (i + 1)) for i, node_id in enumerate(NODES)}
+        alliance, {node_id: Site(alliance.enrol(node_id), 60 * (i + 1)) for i, node_id in enumerate(names)}
     )

@@ -89,6 +89,37 @@ def test_without_a_majority_everybody_fuses_again_and_then_the_run_is_paused(fus
     assert fusing.run.round_number == 2
 
 
+def test_while_a_run_is_paused_for_it_nobody_is_asked_to_fuse_again(fusing: Federation) -> None:
+    """Agents finish what they have begun while a run is paused: each new request would be answered, and so for ever."""
+    for _ in range(2):
+        for site, wish in fusing.wishes():
+            site.ok(site.fusion(wish, fused_digest=sha(site.node_id)))
+    assert fusing.run.reason == "digest_disagreement"
+    asked = len(fusing.alliance.events(kind="participation.fuse_again"))
+    before = {site.node_id: site.desired().version for site in fusing.sites.values()}
+    for _ in range(3):
+        for site, wish in fusing.wishes():
+            site.fusion(wish, fused_digest=sha(site.node_id))
+        fusing.alliance.beat(60)
+    assert len(fusing.alliance.events(kind="participation.fuse_again")) == asked
+    assert {site.node_id: site.desired().version for site in fusing.sites.values()} == before
+    assert len(fusing.alliance.events(kind="round.digests_disagree")) == 1
+    fusing.move("resume")
+    assert {wish.redo_fusion for _, wish in fusing.wishes()} == {2}
+
+
+def test_the_deviating_site_may_be_revoked_while_the_run_is_paused_for_it(federation: Federation) -> None:
+    federation.begin(quorum={"min_nodes": 1}).to_fusing(1)
+    for _ in range(2):
+        for site, wish in federation.wishes():
+            site.fusion(wish, fused_digest=sha(site.node_id))
+    federation.revoke("node-c")
+    federation.move("resume")
+    assert {wish.redo_fusion for _, wish in federation.wishes()} == {0}  # another plan: nothing to be repeated
+    federation.fuse_all()
+    assert federation.round(1).status == "completed"
+
+
 def test_a_required_node_that_deviates_twice_pauses_the_run(federation: Federation) -> None:
     federation.begin(quorum={"min_nodes": 2, "required_nodes": ("node-c",)}).to_fusing(1)
     for _ in range(2):

@@ -102,6 +102,30 @@ def test_what_was_published_and_then_released_can_be_published_again(federation:
     assert digest in asked["node-a"] + asked["node-c"]
 
 
+def test_files_of_fusers_stay_while_they_are_needed_and_go_with_their_round(
+    sqlite_alliance: Alliance, hub: StockedHub
+) -> None:
+    """Also the file of a plan that was superseded, and one that deviated: nobody else's digest knows them."""
+    names = ("node-a", "node-b", "node-c", "node-d")
+    made = enrolled(sqlite_alliance, names).begin(nodes=names, fusers=2, num_rounds=9).to_fusing(1)
+    plan = made.round(1).plan
+    assert plan is not None
+    deviating, right = (made[node_id] for node_id in plan.fusers)
+    deviating.fuse(deviating.assignment(), file_sha256=sha("deviating"))
+    right.fuse(right.assignment())
+    made[plan.audit or ""].fuse(made[plan.audit or ""].assignment())
+    deviating.fuse(deviating.assignment())
+    made.alliance.clock.advance(1)  # the next round opens later than this one's files came
+    made.fuse_all()
+    fused = f"{made.round(1).fused_file_sha256}.safetensors"
+    strange = f"{sha('deviating')}.safetensors"
+    hub.files = {deviating.node_id: {fused, strange}, right.node_id: {fused}}
+    assert tidied(made, hub) == {}  # round 2 starts from it
+    made.play_round(auc=0.9)
+    assert made.run.best_round == 2  # or round 1's would stay for good
+    assert tidied(made, hub) == {deviating.node_id: {fused, strange}, right.node_id: {fused}}
+
+
 STRANGERS = (f"{'ab' * 32}.part", f"{'cd' * 32}.safetensors", f"run-of-nobody.round-0001.{'ef' * 32}.json")
 
 

@@ -71,12 +71,21 @@ class Play:
             changes: dict[str, Any] = {"validation": None} if arg == 1 else {}
             if arg == 0:
                 changes = {"fused_digest": sha("wrong", site.node_id)}
-            self.check(site.fusion(wish, **changes))
+            self.check(self.report_of(site, wish)(wish, **changes))
+
+    @staticmethod
+    def report_of(site: Site, wish: Assignment) -> Callable[..., Any]:
+        """Also a report that nobody who waits for the fusers would make."""
+        assert wish.plan is not None
+        return site.fuse if wish.fused is not None or wish.plan.is_fused_by(site.node_id) else site.fusion
 
     def refuse(self, site: Site, arg: int) -> None:
         if (wish := self.told(site)) and wish.plan is not None:
             kind = RefusalKind.CONTENT if arg % 2 else RefusalKind.MISSING
-            self.check(site.refuse(wish, NODES[arg % 3], kind))
+            names = tuple(self.federation.sites)
+            self.check(site.refuse(wish, names[arg % len(names)], kind))
+            if wish.fused is not None:
+                self.check(site.refuse(wish, wish.plan.fusers[0], kind, update_sha256=wish.fused.file_sha256))
 
     def work(self, site: Site, arg: int) -> None:
         phase = (NodePhase.TRAINING, NodePhase.UPLOADING, NodePhase.FAILED, NodePhase.WAITING)[arg % 4]
@@ -126,8 +135,8 @@ class Play:
                 if wish.republish:
                     signed = site.manifest(wish, update_sha256=wish.accepted_sha256)
                     self.check(site.announce_signed(wish, signed))
-                if wish.plan is not None:
-                    self.check(site.fusion(wish))
+                if wish.plan is not None and (wish.plan.is_fused_by(site.node_id) or wish.fused is not None):
+                    self.check(site.fuse(wish))
             self.federation.alliance.beat(400)
         raise AssertionError(f"the run does not end: {self.federation.run.waiting}")
 
@@ -150,7 +159,8 @@ ACTIONS: tuple[Callable[[Play, Site, int], None], ...] = (
     Play.time,
     Play.admin,
 )
-STEPS = st.tuples(st.sampled_from(ACTIONS), st.sampled_from(NODES), st.integers(0, 11))
+SIX = tuple(f"node-{letter}" for letter in "abcdef")
+STEPS = st.tuples(st.sampled_from(ACTIONS), st.integers(0, len(SIX) - 1), st.integers(0, 11))
 
 
 def check_tables(federation: Federation) -> None:
@@ -206,18 +216,19 @@ def check_replay(federation: Federation) -> None:
     assert statuses == stored
 
 
-def play(template: Path, folder: Path, steps: list[tuple[Callable[..., None], str, int]], changes: dict) -> None:
+def play(template: Path, folder: Path, steps: list[tuple[Callable[..., None], int, int]], changes: dict) -> None:
     path = folder / "schedule.db"
     for old in folder.glob("schedule.db*"):
         old.unlink()
     shutil.copyfile(template, path)
-    federation = directly_enrolled(f"sqlite:///{path}", ManualClock())
+    names = changes.get("nodes", NODES)
+    federation = directly_enrolled(f"sqlite:///{path}", ManualClock(), names)
     assert isinstance(federation.alliance, DirectAlliance)
     try:
         schedule = Play(federation)
         federation.begin(num_rounds=2, **changes)
-        for action, node_id, arg in steps:
-            action(schedule, federation[node_id], arg)
+        for action, index, arg in steps:
+            action(schedule, federation[names[index % len(names)]], arg)
             check_tables(federation)
         check_replay(federation)
         schedule.cooperate()
@@ -236,6 +247,14 @@ CONFIGS = st.sampled_from(
         {"method": {"name": "local"}},
     ]
 )
+WITH_FUSERS = st.sampled_from(
+    [
+        {"nodes": SIX, "fusers": 2},
+        {"nodes": SIX, "fusers": 2, "round_deadline_s": 600.0, "report_deadline_s": 600.0},
+        {"nodes": SIX[:4], "fusers": 2, "quorum": {"min_nodes": 1}, "report_deadline_s": 600.0},
+        {"nodes": SIX, "fusers": 3, "report_deadline_s": 600.0},
+    ]
+)
 SCHEDULES = st.lists(STEPS, min_size=10, max_size=40)
 ONCE = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
@@ -248,8 +267,14 @@ def test_any_schedule_is_safe_and_ends(sqlite_template: Path, tmp_path: Path, st
     play(sqlite_template, tmp_path, steps, changes)
 
 
+@settings(ONCE, max_examples=6)
+@given(steps=st.lists(STEPS, min_size=30, max_size=60), changes=WITH_FUSERS)
+def test_with_fusers_too(sqlite_template: Path, tmp_path: Path, steps: list, changes: dict) -> None:
+    play(sqlite_template, tmp_path, steps, changes)
+
+
 @pytest.mark.long
 @settings(ONCE, max_examples=600)
-@given(steps=st.lists(STEPS, min_size=20, max_size=120), changes=CONFIGS)
+@given(steps=st.lists(STEPS, min_size=20, max_size=120), changes=CONFIGS | WITH_FUSERS)
 def test_many_schedules_are_safe_and_end(sqlite_template: Path, tmp_path: Path, steps: list, changes: dict) -> None:
     play(sqlite_template, tmp_path, steps, changes)
