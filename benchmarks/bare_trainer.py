@@ -53,7 +53,7 @@ def answer(model: Model, request: Message) -> Message:
     if isinstance(request, m.TrainRound):
         work = request.work
         request.workspace.mkdir(parents=True, exist_ok=True)
-        key = (work.round_number, *work.node_id.encode())
+        key = (work.round_number, work.config.seed, *work.node_id.encode())
         return trained(write_tensors(request.workspace / "shared.safetensors", model.trained(key)), 10)
     if isinstance(request, m.Validate):
         return m.Validated(metrics=ValidationMetrics(auc=0.5, num_cases=10))

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
 
-from hsl_cli.run_tables import progress
+from hsl_cli.run_tables import fusers, progress
 from hsl_model.protocol.messages import Progress
 from hsl_model.protocol.states import NodePhase, ParticipationStatus, RoundStatus, RunStatus
 from tests.hsl_cli.helpers import FakeService, a_config, a_node, a_participation, a_round, a_run, digest, problem
@@ -143,6 +144,26 @@ def test_show_has_members_and_rounds(admin: Hsl, coordinator: FakeService) -> No
     shown = admin("run", "show", "run-0000aaaa").stdout
     assert "cccccccccccc" in shown
     assert "3 + 7" in shown
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({}, "all"),
+        ({"fusers": ("site-1", "site-3"), "audit": "site-2"}, "site-1, site-3; audit site-2"),
+        ({"replaced": ("site-4",)}, "all; replaced site-4"),
+    ],
+)
+def test_a_round_says_who_fuses_it(admin: Hsl, coordinator: FakeService, chosen: dict[str, Any], said: str) -> None:
+    shown = a_round(1, a_participation("site-1", digest("c")), fused=digest("c"))
+    assert shown.plan is not None
+    plan = shown.plan.model_copy(update=chosen)
+    coordinator.on("GET", RUN, a_run())
+    coordinator.on_page(f"{RUN}/rounds", shown.model_copy(update={"plan": plan}))
+    assert fusers(plan) == said
+    assert "fusers" in admin("run", "show", "run-0000aaaa").stdout
+    told = json.loads(admin("run", "show", "run-0000aaaa", "--json").stdout)["rounds"][0]["plan"]
+    assert told["fusers"] == list(plan.fusers)
 
 
 def test_show_says_how_far_each_member_of_the_open_round_is(admin: Hsl, coordinator: FakeService) -> None:

@@ -30,6 +30,23 @@ def test_three_sites_complete_three_rounds(federation: Federation) -> None:
         assert wish.finished_runs == (federation.run_id,)
 
 
+def test_two_of_four_sites_fuse_for_all(alliance: Alliance) -> None:
+    names = ("node-a", "node-b", "node-c", "node-d")
+    federation = enrolled(alliance, names).begin(nodes=names, fusers=2, num_rounds=2, report_deadline_s=300.0)
+    federation.to_fusing(1)
+    late = federation["node-c"]  # node-c and node-d have their turn
+    wish = late.assignment()
+    assert wish.plan is not None
+    assert wish.plan.fusers == ("node-c", "node-d")
+    federation["node-d"].fuse(federation["node-d"].assignment())
+    alliance.beat(300)
+    assert late.assignment().plan.replaced == ("node-c",)  # type: ignore[union-attr]
+    federation.fuse_all()
+    assert set(federation.statuses(1).values()) == {"fused"}
+    federation.play_round()
+    assert federation.run.status == "completed"
+
+
 def test_a_site_that_accepts_while_the_run_goes_on_is_in_the_next_round(federation: Federation) -> None:
     federation.create()
     for node_id in ("node-a", "node-b"):
