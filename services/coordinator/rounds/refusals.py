@@ -40,16 +40,7 @@ def _refuse_fused(act: Act, newest: RoundRow, node_id: str, said: RefusalReport)
     """
     is_known = files.unpublish(act, newest.run_id, said.update_sha256, said.owner)
     if is_known or said.kind is RefusalKind.CONTENT:
-        act.note(
-            "fused_file.refused",
-            newest.run_id,
-            newest.round_number,
-            said.owner,
-            verifier=node_id,
-            refusal=said.kind.value,
-            reason=said.reason,
-            file_sha256=said.update_sha256,
-        )
+        _note(act, "fused_file.refused", newest, node_id, said)
     if said.kind is RefusalKind.CONTENT and (facts := repository.load(act.session, newest.run_id)) is not None:
         fuse_by_all(act, facts, newest, f"refused by {node_id}")
 
@@ -70,17 +61,21 @@ def _keep(act: Act, newest: RoundRow, node_id: str, said: RefusalReport) -> bool
         )
         act.session.add(row)
     row.kind, row.reason, row.at = said.kind.value, said.reason, act.now
+    _note(act, "update.refused", newest, node_id, said)
+    return True
+
+
+def _note(act: Act, kind: str, newest: RoundRow, verifier: str, said: RefusalReport) -> None:
     act.note(
-        "update.refused",
+        kind,
         newest.run_id,
         newest.round_number,
         said.owner,
-        verifier=node_id,
+        verifier=verifier,
         refusal=said.kind.value,
         reason=said.reason,
         update_sha256=said.update_sha256,
     )
-    return True
 
 
 def _ask_owner(act: Act, newest: RoundRow, owner: str) -> None:
@@ -92,9 +87,8 @@ def _ask_owner(act: Act, newest: RoundRow, owner: str) -> None:
 def rejected_updates(act: Act, facts: RunFacts, newest: RoundRow, *, expired: bool) -> dict[str, str]:
     """Owner -> reason of the updates that the plan has to do without.
 
-    `refused`: the content was refused by a majority of the other members that fuse the plan: of its fusers and audit,
-    where it names some. `missing`: nobody could
-    find it, and its owner did not publish it again before the deadline, or has left.
+    `refused`: the content was refused by a majority of the others that fuse the plan: of its fusers and audit, where
+    it names some. `missing`: nobody could find it, and its owner did not publish it again before the deadline, or left.
     """
     plan = facts.plan()
     voters = {row.node_id for row in facts.having(*IN_PLAN) if plan is not None and plan.is_fused_by(row.node_id)}
