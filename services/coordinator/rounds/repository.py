@@ -23,10 +23,7 @@ from coordinator.tables import (
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.manifest import SignedManifest
 from hsl_model.protocol.messages import FusionReport
-from hsl_model.protocol.states import (
-    ParticipationStatus,
-    RoundStatus,
-)
+from hsl_model.protocol.states import ParticipationStatus, RoundStatus, RunStatus
 
 P = ParticipationStatus
 _RUN_ID: BindParameter[str] = bindparam("run_id")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hsl_model.protocol.clock import ManualClock
+from hsl_model.protocol.ledger import sign_record
 from hsl_model.protocol.manifest import SignedManifest
 from hsl_model.protocol.messages import FusionReport
 from hsl_model.protocol.transport import API, ENROL
@@ -129,6 +130,22 @@ def test_the_run_goes_on_with_the_newest_model_and_the_revoked_node_stays_out(re
     assert federation.run.status == "completed"
     assert {number for node_id in ("node-a", "node-b") for number in restorable.site(node_id).assigned} == {5, 6}
     assert federation.statuses(6) == {"node-a": "fused", "node-b": "fused"}
+
+
+def test_a_round_that_two_fused_for_all_is_replayed_too(on_sqlite: Restorable) -> None:
+    """Only who fused has the peers' manifests; nobody publishes a second time."""
+    backup = two_rounds_after_a_backup(on_sqlite)
+    for node_id, site in ((node_id, on_sqlite.site(node_id)) for node_id in on_sqlite.federation.sites):
+        for key, signed in site.records.items():
+            plan = signed.record.plan.model_copy(update={"fusers": ("node-a", "node-b")})
+            own = tuple(one for one in signed.record.manifests if node_id in ("node-a", one.manifest.node_id))
+            record = signed.record.model_copy(update={"plan": plan, "manifests": own})
+            site.records[key] = sign_record(record, site.speaker.signing_key)
+    on_sqlite.restore(backup)
+    on_sqlite.site("node-a").desired()
+    send_records(on_sqlite, "node-a", "node-b", "node-c")
+    assert recover(on_sqlite).rounds == {on_sqlite.federation.run_id: (3, 4)}
+    assert set(on_sqlite.federation.statuses(4).values()) == {"fused"}
 
 
 def test_a_backup_that_nothing_happened_after_is_no_reason_to_stop(on_sqlite: Restorable) -> None:
