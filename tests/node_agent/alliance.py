@@ -131,7 +131,7 @@ class Alliance:
             self._advance()
             self._bump()
 
-    def wait(self, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    def wait(self, condition: Callable[[], object], timeout_s: float = 120.0) -> None:
         assert until(self.changed, condition, timeout_s), self.describe()
 
     def asked(self, suffix: str) -> list[dict[str, Any]]:
