@@ -270,7 +270,7 @@ def _refused(folder: Path, publish: Callable[[Alliance], Any], reason: str) -> N
             alliance.round.updates[THIRD] = publish(alliance)
             alliance._freeze(1)
             alliance._bump()
-        alliance.wait(lambda: alliance.asked("/refusals"))
+        alliance.wait(lambda: alliance.asked("/refusals") or alliance.asked("/rounds/1/fusion"))
         (report,) = alliance.asked("/refusals")
         assert (report["owner"], report["kind"], report["plan_version"]) == (THIRD, "content", 1)
         assert reason in report["reason"]
