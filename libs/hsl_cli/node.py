@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from hsl_cli import node_keys
 from hsl_cli.options import JsonFlag, Site, grouped
 from hsl_cli.source import Source
 
@@ -192,6 +193,10 @@ def pause(site: Site, json: JsonFlag = False) -> None:
 def resume(site: Site, json: JsonFlag = False) -> None:
     """Let training go on where it was paused."""
     _move(site, "resume", json)
+
+
+app.command()(node_keys.rotate)
+app.command()(node_keys.trust)
 
 
 @app.command("verify-egress")

@@ -8,6 +8,8 @@ from hsl_cli.output import facts, seconds, table
 from hsl_cli.run_tables import progress
 from node_agent.status import RunSummary, SiteStatus
 
+_HOW = {"rotated": "rotated; its earlier key signed that", "admin": "changed, and trusted by this site's admin"}
+
 
 def status_facts(now: SiteStatus) -> Table:
     answered = now.coordinator_last_answer_s
@@ -24,6 +26,9 @@ def status_facts(now: SiteStatus) -> Table:
             ("failure", now.failure_code),
             ("coordinator", f"last answer {heard}"),
             ("trouble", None if now.coordinator_reachable else now.coordinator_failure),
+            *(("WAITS FOR YOU" if index == 0 else "", key.sentence) for index, key in enumerate(now.held_keys)),
+            *((f"key of {key.node_id}", f"{key.key}, {_HOW[key.how]}") for key in now.peer_keys if key.how in _HOW),
+            ("own keys", now.rotation),
             ("egress head", now.egress_head),
         )
     )

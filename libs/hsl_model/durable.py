@@ -83,6 +83,11 @@ def publish(temporary: Path, final: Path) -> None:
     _fsync(final.parent)
 
 
+def sync_folder(folder: Path) -> None:
+    """Names that were given or taken in it are on the disk."""
+    _fsync(folder)
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -57,9 +57,13 @@ class NodeRow(Base):
     code_taken_by: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the keys that enrolled with the code
     token_hash: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the bearer token
     token_used_at: Mapped[datetime | None]  # first request with it: from then on the code cannot be used again
+    next_token_hash: Mapped[str | None] = mapped_column(String(64))  # of a rotation; its first use makes it the token
     ssh_public_key: Mapped[str | None] = mapped_column(Text)
     signing_public_key: Mapped[str | None] = mapped_column(String(64))
-    hub_ready_at: Mapped[datetime | None]  # when the hub confirmed folder and key
+    key_history: Mapped[dict[str, Any] | None]  # KeyHistory: the keys that were rotated away
+    hub_made_at: Mapped[datetime | None]  # when the hub confirmed folder and user for the first time
+    hub_key: Mapped[str | None] = mapped_column(Text)  # the SSH key that the hub confirmed last; None once cut
+    hub_ready_at: Mapped[datetime | None]  # when the hub confirmed all that it should have of the node
     hub_cut_at: Mapped[datetime | None]  # when the hub confirmed that a revoked node is cut
     suspended_at: Mapped[datetime | None]  # the ledger is held, and other nodes know this one as revoked
     boot_number: Mapped[int | None]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsl_model.protocol.clock import Clock
-from hsl_model.protocol.messages import Assignment, DesiredRequest, Progress, RoundCosts
+from hsl_model.protocol.messages import Assignment, DesiredRequest, Progress, RosterEntry, RoundCosts
 from node_agent.bindings import site_source
 from node_agent.coordinator_client import CoordinatorClient
 from node_agent.egress import EgressLedger
@@ -14,6 +14,7 @@ from node_agent.facts import RoundFacts
 from node_agent.hub_connection import HubConnection
 from node_agent.journal import Journal, PhaseRow
 from node_agent.mailbox import Mailbox
+from node_agent.peers import Held, Peers
 from node_agent.rate import Rate
 from node_agent.reconcile import Decision, Move, Proceed, Wish, decide
 from node_agent.settings import NodeSettings
@@ -42,6 +43,7 @@ class Context:
     client: CoordinatorClient
     mailbox: Mailbox
     hub: HubConnection
+    peers: Peers
     row: PhaseRow
     meter: Meter = field(default_factory=lambda: Meter(0.0))
     _trainer: Trainer | None = None
@@ -88,6 +90,18 @@ class Context:
         desired = self.mailbox.desired
         found = desired.assignment if desired else None
         return found if found and (found.run_id, found.round_number) == facts.key else None
+
+    def roster(self, facts: RoundFacts) -> dict[str, RosterEntry]:
+        """Of the round: as the plan came with it, and newer where the coordinator has said something since."""
+        found = {entry.node_id: entry for entry in (facts.planned.roster if facts.planned else ())}
+        desired = self.mailbox.desired
+        if desired is not None and self.assignment(facts) is not None:
+            found |= {entry.node_id: entry for entry in desired.roster}
+        return found
+
+    def held(self, facts: RoundFacts) -> dict[str, Held]:
+        """Nodes of the round of which nothing may be believed now."""
+        return self.peers.look(self.roster(facts).values())
 
     def ask_for(self, sha256: str) -> None:
         """Rule 7: let the coordinator find someone who keeps this file. Said at once, then with every poll."""

@@ -4,7 +4,9 @@ Everything leaves through `_send`, which writes the egress ledger first. Every f
 with a `FailureKind`, by the table below; raw exception text goes no further.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TypeVar
 
 import httpx
@@ -25,9 +27,11 @@ from hsl_model.protocol.messages import (
     EnrolRequest,
     FusionReport,
     Heartbeat,
+    HubAddress,
     Problem,
     PublishedReport,
     RefusalReport,
+    RotateRequest,
 )
 from hsl_model.protocol.retry import FailureKind
 from node_agent.egress import EgressLedger
@@ -106,14 +110,12 @@ class CoordinatorClient:
         url: str,
         ledger: EgressLedger,
         *,
-        token: str | None = None,
+        token: Callable[[], str] | None = None,
         boot: Boot | None = None,
         memory: LedgerMemory | None = None,
         http_transport: httpx.BaseTransport | None = None,
     ) -> None:
         headers = {PROTOCOL_HEADER: str(PROTOCOL_VERSION), "Content-Type": "application/json"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
         if boot is not None:
             headers[transport.BOOT_NUMBER_HEADER] = str(boot.number)
             headers[transport.BOOT_ID_HEADER] = boot.boot_id
@@ -125,6 +127,7 @@ class CoordinatorClient:
         self._ledger = ledger
         self._memory = memory
         self.mark: Mark | None = None  # of the newest reply
+        self._token = token  # asked for with each request: it may be rotated at any time
 
     def close(self) -> None:
         self._http.close()
@@ -148,6 +151,14 @@ class CoordinatorClient:
         body = canonical_json(message)
         self._ledger.control(transport.HEARTBEAT, body)
         self._send(transport.HEARTBEAT, body, TIMEOUT)
+
+    def rotate(self, request: RotateRequest) -> None:
+        self._tell(transport.ROTATE, request)
+
+    def hub(self) -> HubAddress:
+        """As the coordinator knows it now."""
+        self._ledger.append("message", transport.HUB, b"", ())
+        return _parsed(self._send(transport.HUB, b"", TIMEOUT), HubAddress)
 
     def accept(self, run_id: str, request: AcceptRequest) -> None:
         self._tell(transport.accept(run_id), request)
@@ -180,16 +191,23 @@ class CoordinatorClient:
         return _parsed(self._tell(path, message), answer)
 
     def _send(self, path: str, body: bytes, timeout: httpx.Timeout) -> httpx.Response:
-        try:
-            reply = self._http.post(path, content=body, timeout=timeout)
-        except tuple(kind for kind, _ in TRANSLATION) as error:
-            raise _translated(error) from error
+        token = self._token() if self._token else None
+        reply = self._post(path, body, timeout, token)
+        if reply.status_code == HTTPStatus.UNAUTHORIZED and self._token and (now := self._token()) != token:
+            reply = self._post(path, body, timeout, now)  # it was rotated while this request was on its way
         self.mark = parse_mark(reply.headers.get(transport.LEDGER_HEADER))
         if self.mark is not None and self._memory is not None:
             self._memory.saw(self.mark, self._url)
         if reply.is_success:
             return reply
         raise _refusal(reply)
+
+    def _post(self, path: str, body: bytes, timeout: httpx.Timeout, token: str | None) -> httpx.Response:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        try:
+            return self._http.post(path, content=body, timeout=timeout, headers=headers)
+        except tuple(kind for kind, _ in TRANSLATION) as error:
+            raise _translated(error) from error
 
 
 def _translated(error: Exception) -> CoordinatorError:

@@ -25,6 +25,7 @@ from node_agent.proxy import way_out
 from node_agent.settings import NodeSettings
 
 AGENT_VERSION = "0.1.0"
+TOKEN = "token"  # noqa: S105 - the file's name
 
 
 class NodeFile(Message):
@@ -36,8 +37,11 @@ class NodeFile(Message):
     hub: HubAddress
 
 
-@dataclass(frozen=True)
+@dataclass
 class Identity:
+    """Who this node is. One object for all threads: a rotation of keys, or an admin's yes to another hub key, replaces
+    what it holds while they work."""
+
     node: NodeFile
     token: str
     keys: NodeKeys
@@ -45,6 +49,9 @@ class Identity:
     @property
     def node_id(self) -> str:
         return self.node.node_id
+
+    def take(self, now: "Identity") -> None:
+        self.node, self.keys, self.token = now.node, now.keys, now.token
 
 
 def enrol(
@@ -84,15 +91,19 @@ def enrol(
 
 def _remember(workdir: Path, coordinator_url: str, reply: EnrolReply) -> NodeFile:
     node = NodeFile(node_id=reply.node_id, alliance=reply.alliance, coordinator_url=coordinator_url, hub=reply.hub)
-    write_private(workdir / "token", reply.token.encode())
-    write_private(workdir / "node.json", canonical_json(node))  # last: with it the enrolment is complete
+    write_private(workdir / TOKEN, reply.token.encode())
+    write_node_file(workdir, node)  # last: with it the enrolment is complete
     return node
+
+
+def write_node_file(workdir: Path, node: NodeFile) -> None:
+    write_private(workdir / "node.json", canonical_json(node))
 
 
 def load_identity(settings: NodeSettings) -> Identity:
     try:
         node = NodeFile.model_validate_json((settings.workdir / "node.json").read_bytes())
-        token = (settings.workdir / "token").read_text().strip()
+        token = (settings.workdir / TOKEN).read_text().strip()
         keys = load_keys(settings.keys_folder)
     except (FileNotFoundError, ValidationError) as error:
         raise NotEnrolledError(workdir=settings.workdir) from error

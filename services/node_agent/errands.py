@@ -8,6 +8,8 @@
     a run that is over        -> delete its work, keep its models
     the coordinator's ledger  -> the admin's answers once more, and the records of rounds it does not know; all else
     was restored                 waits until it is recovered
+    keys to be rotated        -> tell the coordinator, put the new ones in place, log in with them (`key_errands.py`)
+    another host key          -> ask the coordinator which one the hub has
     a restart, a late round   -> remove half-written files from the hub that nobody needs any more; also after a run
 
 Every errand can be repeated. One that fails is tried again later by itself and keeps no other from being done.
@@ -37,6 +39,7 @@ from node_agent.consents import Answer, Consent, Consents
 from node_agent.context import Context
 from node_agent.coordinator_client import CoordinatorError
 from node_agent.errors import BindingInvalidError, BindingMissingError, Interrupted, TrainerFailedError, failure_of
+from node_agent.key_errands import KeyErrands
 from node_agent.mailbox import Mailbox
 from node_agent.model_card import release_model_cards
 from node_agent.phases.publishing import upload_update
@@ -79,6 +82,7 @@ class Errands(threading.Thread):
         self._watch = _QuietWatch(context.mailbox)
         self._done: dict[str, str] = {}  # errand -> version of the desired state it was done for
         self._answered_again: int | None = None  # generation of the ledger that the consents were told to once more
+        self._keys = KeyErrands(context)
         self._tidied: set[str] = set()  # occasions after which the own folder on the hub was looked through
 
     def run(self) -> None:
@@ -96,6 +100,7 @@ class Errands(threading.Thread):
         desired = self._context.mailbox.desired
         if desired is None or self._context.mailbox.revoked:
             return
+        self._keys.look(desired.roster)
         wanted = self._wanted(desired)
         self._later = {name: later for name, later in self._later.items() if name in wanted}
         self._done = {name: version for name, version in self._done.items() if name in wanted}
@@ -124,6 +129,7 @@ class Errands(threading.Thread):
             due_s = self._context.clock.monotonic() + (10 * self._retry.cap_s if delay_s is None else delay_s)
             self._later[name] = _Later(attempt, due_s)
             self._context.hub.drop()
+            self._keys.failed(failure)
             logger.warning("an errand failed", errand=name, code=failure.code, reason=failure.sentence)
 
     def _wanted(self, desired: DesiredState) -> dict[str, Callable[[], bool]]:
@@ -143,6 +149,7 @@ class Errands(threading.Thread):
             wanted[f"release {kept}"] = partial(self._release, *kept)
         for run_id in desired.finished_runs:
             wanted[f"finish {run_id}"] = partial(self._finish, run_id)
+        wanted |= self._keys.wanted()
         for occasion in self._occasions() - self._tidied:
             wanted[f"tidy the hub after {occasion}"] = partial(self._tidy, occasion)
         return wanted

@@ -79,6 +79,13 @@ class BindingInvalidError(AgentError):
     template = "The binding of task {task_id} is not valid ({reason}); run `hsl node bind` for it again."
 
 
+class NothingHeldError(AgentError):
+    code = "nothing_held"
+    http_status = 409
+    title = "No such key waits for a decision"
+    template = "No key of {name} with this fingerprint waits for a decision here; `hsl node status` shows what does."
+
+
 class RunUnknownError(AgentError):
     code = "run_unknown"
     http_status = 404

@@ -64,6 +64,10 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (run_id, round_number)
     );
     """,
+    """
+    CREATE TABLE peer_keys (node_id TEXT PRIMARY KEY, key TEXT NOT NULL, since TEXT NOT NULL, how TEXT NOT NULL);
+    CREATE TABLE offered_hub (id INTEGER PRIMARY KEY CHECK (id = 1), hub TEXT NOT NULL);
+    """,
 )
 
 

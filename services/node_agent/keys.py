@@ -17,6 +17,7 @@ from hsl_model.protocol.manifest import public_key_text
 from node_agent.private_files import write_private
 
 SSH_KEY = "ssh_ed25519"
+SSH_KEY_BEFORE = "ssh_ed25519.before"  # a rotation's old key, until the hub has let the new one in
 SIGNING_KEY = "signing_ed25519.pem"
 
 
@@ -25,33 +26,57 @@ class NodeKeys:
     ssh_key: Path  # OpenSSH format: what Paramiko and ssh(1) read
     ssh_public_key: str  # one line, `ssh-ed25519 AAAA…`
     signing: Ed25519PrivateKey
+    ssh_key_before: Path | None = None
 
     @property
     def signing_public_key(self) -> str:
         return public_key_text(self.signing)
 
+    @property
+    def hub_key(self) -> Path:
+        """With which to log in now: the old one for as long as the hub may not know the new one."""
+        return self.ssh_key_before or self.ssh_key
+
 
 def ensure_keys(folder: Path) -> NodeKeys:
     """The keys in `folder`, made now if missing. A crash between the two files leaves the first, which is kept."""
-    ssh_path, signing_path = folder / SSH_KEY, folder / SIGNING_KEY
-    if not ssh_path.exists():
-        key = Ed25519PrivateKey.generate()
-        write_private(ssh_path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-        write_private(ssh_path.with_suffix(".pub"), _ssh_line(key).encode() + b"\n")
-    if not signing_path.exists():
-        key = Ed25519PrivateKey.generate()
-        write_private(signing_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    if not (folder / SSH_KEY).exists():
+        make_ssh_key(folder / SSH_KEY)
+    if not (folder / SIGNING_KEY).exists():
+        make_signing_key(folder / SIGNING_KEY)
     return load_keys(folder)
 
 
+def make_ssh_key(path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    write_private(path.with_suffix(".pub"), ssh_line(key).encode() + b"\n")
+
+
+def make_signing_key(path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
 def load_keys(folder: Path) -> NodeKeys:
-    ssh_path = folder / SSH_KEY
-    ssh = load_ssh_private_key(ssh_path.read_bytes(), password=None)
-    signing = load_pem_private_key((folder / SIGNING_KEY).read_bytes(), password=None)
-    if not isinstance(ssh, Ed25519PrivateKey) or not isinstance(signing, Ed25519PrivateKey):
-        raise TypeError(f"{folder} holds keys that are not Ed25519")
-    return NodeKeys(ssh_path, _ssh_line(ssh), signing)
+    ssh_path, before = folder / SSH_KEY, folder / SSH_KEY_BEFORE
+    ssh, signing = load_ssh_key(ssh_path), load_signing_key(folder / SIGNING_KEY)
+    return NodeKeys(ssh_path, ssh_line(ssh), signing, before if before.exists() else None)
 
 
-def _ssh_line(key: Ed25519PrivateKey) -> str:
+def load_ssh_key(path: Path) -> Ed25519PrivateKey:
+    return _ed25519(load_ssh_private_key(path.read_bytes(), password=None), path)
+
+
+def load_signing_key(path: Path) -> Ed25519PrivateKey:
+    return _ed25519(load_pem_private_key(path.read_bytes(), password=None), path)
+
+
+def _ed25519(key: object, path: Path) -> Ed25519PrivateKey:
+    if not isinstance(key, Ed25519PrivateKey):
+        raise TypeError(f"{path} holds a key that is not Ed25519")
+    return key
+
+
+def ssh_line(key: Ed25519PrivateKey) -> str:
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()

@@ -27,6 +27,7 @@ class Mailbox:
     progress: Progress | None = None
     waiting: str | None = None
     retry_requested: bool = False
+    rotation: str | None = None  # where new keys of this node stand, while they are under way
     stopping: bool = False
 
     @contextmanager

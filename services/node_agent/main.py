@@ -25,6 +25,7 @@ from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.messages import HubAddress
 from hsl_model.protocol.retry import RetryPolicy
 from hsl_model.protocol.states import NodePhase
+from node_agent import rotation
 from node_agent.consents import Consents
 from node_agent.context import Context
 from node_agent.coordinator_client import Boot, CoordinatorClient
@@ -41,11 +42,13 @@ from node_agent.hub_connection import HubConnection
 from node_agent.journal import Journal
 from node_agent.ledger_memory import LedgerMemory
 from node_agent.mailbox import Mailbox
+from node_agent.peers import Peers
 from node_agent.phases import PHASES, PhaseFunction
 from node_agent.poller import Poller
 from node_agent.proxy import proxy_for, way_out
 from node_agent.settings import NodeSettings
-from node_agent.site_api import Site, SiteServer
+from node_agent.site_api import Site
+from node_agent.site_server import SiteServer
 from node_agent.store import Store
 
 ExchangeFactory = Callable[[HubAddress, Path, str], Exchange]
@@ -64,8 +67,10 @@ def run_daemon(
     """Run the agent of `settings.workdir` until `mailbox.stop()`. Raises `NotEnrolledError`, `AlreadyRunningError`."""
     clock, mailbox = clock or SystemClock(), mailbox or Mailbox()
     retry = retry or RetryPolicy(cap_s=settings.retry_cap_s)
-    identity = load_identity(settings)
+    load_identity(settings)  # refuses a folder that is not an agent's before anything is written there
     with only_agent(settings.workdir):
+        rotation.put_in_place(settings)
+        identity = load_identity(settings)
         journal = Journal(settings.journal_path, clock)
         agent = _Agent(settings, identity, journal, clock, retry, mailbox)
         try:
@@ -130,18 +135,20 @@ class _Agent:
         return CoordinatorClient(
             url,
             self._ledger,
-            token=self._identity.token,
+            token=lambda: self._identity.token,
             boot=self._boot,
             memory=self._memory,
             http_transport=transport or way_out(self._settings, url),
         )
 
     def _context(self, client: CoordinatorClient, exchange_factory: ExchangeFactory) -> Context:
-        keys, node = self._identity.keys, self._identity.node
-        hub = HubConnection(lambda: exchange_factory(node.hub, keys.ssh_key, node.node_id), self._ledger, self._clock)
+        identity = self._identity
+        hub = HubConnection(
+            lambda key: exchange_factory(identity.node.hub, key, identity.node_id), identity, self._ledger, self._clock
+        )
         return Context(
             settings=self._settings,
-            identity=self._identity,
+            identity=identity,
             clock=self._clock,
             journal=self._journal,
             store=self._store,
@@ -149,6 +156,7 @@ class _Agent:
             client=client,
             mailbox=self._mailbox,
             hub=hub,
+            peers=Peers(self._journal, self._clock),
             row=self._journal.current(),
         )
 

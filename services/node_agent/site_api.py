@@ -5,31 +5,29 @@ change the journal or the mailbox and wake the daemon; they never do the work th
 """
 
 import hmac
-import secrets
-import socket
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-import uvicorn
+import structlog
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from hsl_model.protocol.config import Message, RunConfig
 from hsl_model.protocol.errors import HslError
-from hsl_model.protocol.manifest import canonical_json
 from hsl_model.protocol.messages import Problem
+from node_agent import rotation
 from node_agent.bindings import BindingFile, list_bindings, read_binding, write_binding
 from node_agent.consents import Answer, Consents
 from node_agent.context import Context
 from node_agent.egress import verify
-from node_agent.enrol import AGENT_VERSION
-from node_agent.errors import RunUnknownError
+from node_agent.enrol import AGENT_VERSION, load_identity, write_node_file
+from node_agent.errors import NothingHeldError, RunUnknownError
+from node_agent.peers import HUB, Held, fingerprint
 from node_agent.poller import pause
-from node_agent.private_files import write_private
-from node_agent.status import RunSummary, SiteStatus, explain, retry_in_s, summarise
+from node_agent.status import HeldKey, PeerKey, RunSummary, SiteStatus, explain, retry_in_s, summarise
+
+logger = structlog.get_logger(__name__)
 
 
 class SiteTokenError(HslError):
@@ -69,6 +67,13 @@ class Site:
         if assignment is not None and assignment.run_id == run_id:
             return assignment.config
         return next((found.config for found in desired.invitations if found.run_id == run_id), None)
+
+    def held(self) -> list[Held]:
+        """Keys that wait for the admin, the hub's first."""
+        context, desired = self.context, self.context.mailbox.desired
+        hub = context.peers.held_hub(context.identity.node.hub)
+        peers = context.peers.look(desired.roster if desired else ())
+        return ([hub] if hub else []) + [peers[name] for name in sorted(peers)]
 
     def summary(self, run_id: str) -> RunSummary:
         consent, config = self.consents.get(run_id), self.config_of(run_id)
@@ -130,6 +135,17 @@ def status(site: SiteDep) -> SiteStatus:
         coordinator_failure=box.contact_failure.sentence if box.contact_failure else None,
         trainer_pid=context.trainer_pid,
         egress_head=context.ledger.head(),
+        held_keys=tuple(
+            HeldKey(
+                name=one.name, known=fingerprint(one.known), offered=fingerprint(one.offered), sentence=one.sentence
+            )
+            for one in site.held()
+        ),
+        peer_keys=tuple(
+            PeerKey(node_id=one.node_id, key=fingerprint(one.key), since=one.since, how=one.how)
+            for one in context.peers.known()
+        ),
+        rotation=box.rotation,
     )
 
 
@@ -203,6 +219,47 @@ def retry(site: SiteDep) -> SiteStatus:
     return status(site)
 
 
+class RotateWish(Message):
+    ssh: bool = True
+    signing: bool = True
+
+
+@router.post("/rotate")
+def rotate(site: SiteDep, wish: RotateWish, wait_s: WaitS = 0.0) -> SiteStatus:
+    """Make new keys and a new token here and put them in use; the old ones work until the alliance has the new."""
+    context = site.context
+    rotation.prepare(context.settings, context.identity, ssh=wish.ssh, signing=wish.signing)
+    with context.mailbox.change():
+        context.mailbox.rotation = "New keys are ready; the coordinator is being told."
+    pause(context.mailbox, context.clock, wait_s, lambda: context.mailbox.rotation is None)
+    return status(site)
+
+
+class TrustWish(Message):
+    """`fingerprint`: of the key the admin was shown, so that no other is meant."""
+
+    name: str
+    fingerprint: str
+
+
+@router.post("/trust")
+def trust(site: SiteDep, wish: TrustWish) -> SiteStatus:
+    """The admin's yes to a key that is held."""
+    context = site.context
+    held = next((one for one in site.held() if one.name == wish.name), None)
+    if held is None or fingerprint(held.offered) != wish.fingerprint:
+        raise NothingHeldError(name=wish.name)
+    if held.name != HUB:
+        context.peers.trust(held)
+    elif (hub := context.peers.offered_hub()) is not None:
+        write_node_file(context.settings.workdir, context.identity.node.model_copy(update={"hub": hub}))
+        context.identity.take(load_identity(context.settings))
+    logger.warning("the admin trusts a changed key", name=held.name, key=wish.fingerprint)
+    with context.mailbox.change():
+        context.mailbox.retry_requested = held.name == HUB or context.mailbox.retry_requested
+    return status(site)
+
+
 @router.get("/bindings")
 def bindings(site: SiteDep) -> list[BindingFile]:
     return list(list_bindings(site.context.settings))
@@ -257,31 +314,3 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
     first = error.errors()[0]
     return _problem(request, _RequestInvalidError(where=".".join(map(str, first["loc"])), why=first["msg"]))
-
-
-class SiteServer:
-    """uvicorn in a thread of its own, on a socket bound before `site.json` is written."""
-
-    def __init__(self, make_site: Callable[[str], Site]) -> None:
-        site = make_site(secrets.token_urlsafe(32))
-        settings = site.context.settings
-        self._socket = socket.create_server((settings.site_host, settings.site_port))
-        host, port = self._socket.getsockname()[:2]
-        config = uvicorn.Config(create_site_app(site), log_level="warning", access_log=False, lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, name="site-api", daemon=True
-        )
-        self._file = settings.site_file
-        self._content = canonical_json(SiteFile(url=f"http://{host}:{port}", token=site.token))
-
-    def start(self) -> None:
-        self._thread.start()
-        write_private(self._file, self._content)
-
-    def stop(self) -> None:
-        """Within a second or two: requests under way are answered, then the socket is closed."""
-        self._file.unlink(missing_ok=True)
-        self._server.should_exit = True
-        self._thread.join(timeout=5.0)
-        self._socket.close()

@@ -12,6 +12,24 @@ from node_agent.journal import PhaseRow
 from node_agent.mailbox import Mailbox
 
 
+class HeldKey(Message):
+    """A changed key that waits for the admin's yes: of a node, or of the `hub`. With fingerprints."""
+
+    name: str
+    known: str
+    offered: str
+    sentence: str
+
+
+class PeerKey(Message):
+    """The signing key that is believed of a node. `how`: first, rotated, admin."""
+
+    node_id: str
+    key: str
+    since: datetime
+    how: str
+
+
 class SiteStatus(Message):
     node_id: str
     alliance: str
@@ -32,6 +50,9 @@ class SiteStatus(Message):
     coordinator_failure: str | None
     trainer_pid: int | None
     egress_head: str
+    held_keys: tuple[HeldKey, ...] = ()
+    peer_keys: tuple[PeerKey, ...] = ()
+    rotation: str | None = None
 
 
 class RunSummary(Message):

@@ -23,6 +23,8 @@ COMMANDS = {
         "retry",
         "pause",
         "resume",
+        "rotate",
+        "trust",
         "verify-egress",
         "export",
     ),

@@ -26,7 +26,7 @@ from hsl_model.protocol.states import NodePhase
 from node_agent.bindings import BindingFile, read_binding
 from node_agent.model_card import ModelCard
 from node_agent.settings import NodeSettings
-from node_agent.status import RunSummary, SiteStatus
+from node_agent.status import HeldKey, RunSummary, SiteStatus
 from tests.hsl_cli.helpers import NOON, FakeService, a_config, digest, problem
 
 Hsl = Callable[..., Result]
@@ -168,6 +168,36 @@ def test_status_shows_the_agent_and_its_invitations(hsl: Hsl, agent: FakeService
     assert "not answered" in shown
     plain = json.loads(hsl("node", "status", "--workdir", workdir, "--json").stdout)
     assert (plain["status"]["phase"], plain["runs"][0]["method"]) == ("training", "hsl")
+
+
+def test_a_held_key_is_shown_and_trusted_by_its_fingerprint(hsl: Hsl, agent: FakeService, workdir: Path) -> None:
+    held = HeldKey(name="site-2", known="SHA256:old", offered="SHA256:new", sentence="site-2 has another key.")
+    agent.on("GET", "/status", a_status(held_keys=(held,)))
+    agent.on("GET", "/runs", [])
+    agent.on("POST", "/trust", a_status())
+    shown = hsl("node", "status", "--workdir", str(workdir))
+    assert "site-2 has another key." in shown.stdout
+    refused = hsl("node", "trust", "site-2", "--workdir", str(workdir))
+    assert (refused.exit_code != 0, "--yes" in refused.stderr) == (True, True)
+    unknown = hsl("node", "trust", "site-3", "--yes", "--workdir", str(workdir))
+    assert unknown.exit_code != 0
+    assert "/trust" not in [path for _, path, *_ in agent.asked]
+    assert hsl("node", "trust", "site-2", "--yes", "--workdir", str(workdir)).exit_code == 0
+    assert agent.asked[-1][2] == {"name": "site-2", "fingerprint": "SHA256:new"}
+
+
+@pytest.mark.parametrize(
+    ("options", "wish"),
+    [((), {"ssh": True, "signing": True}), (("--only", "ssh"), {"ssh": True, "signing": False})],
+)
+def test_rotate_says_what_is_new_and_where_it_stands(
+    hsl: Hsl, agent: FakeService, workdir: Path, options: tuple[str, ...], wish: dict[str, bool]
+) -> None:
+    agent.on("POST", "/rotate", a_status(rotation="The new keys are in use; the hub is still to be told."), a_status())
+    first = hsl("node", "rotate", *options, "--workdir", str(workdir))
+    assert "still to be told" in first.stdout
+    assert agent.asked[-1][2] == wish
+    assert "in use" in hsl("node", "rotate", *options, "--workdir", str(workdir)).stdout
 
 
 @pytest.mark.parametrize("command", [("status",), ("pause",), ("accept", "run-1", "--yes"), ("withdraw", "run-1")])

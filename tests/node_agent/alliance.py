@@ -22,7 +22,14 @@ from hsl_model.protocol import transport
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.config import MethodConfig, QuorumConfig, RunConfig, TaskConfig
 from hsl_model.protocol.ledger import Mark
-from hsl_model.protocol.manifest import SignedManifest, UpdateManifest, UpdateMetrics, public_key_text, sign
+from hsl_model.protocol.manifest import (
+    SignedManifest,
+    UpdateManifest,
+    UpdateMetrics,
+    public_key_text,
+    sign,
+    verify_by_any,
+)
 from hsl_model.protocol.messages import (
     Announced,
     Assignment,
@@ -36,9 +43,11 @@ from hsl_model.protocol.messages import (
     PublishRequest,
     Recovery,
     RosterEntry,
+    RotateRequest,
 )
 from hsl_model.protocol.methods import method_facts
 from hsl_model.protocol.paths import manifest_path, tensor_path
+from hsl_model.protocol.rotation import KeyRotation, SignedRotation, access_digest, is_sound, sign_rotation
 from hsl_model.protocol.states import Fused, ParticipationStatus, RoundStatus, RunStatus
 
 AGENT = "hospital-a"
@@ -93,6 +102,10 @@ class Alliance:
         self.peers = peers
         self.keys = {peer: Ed25519PrivateKey.generate() for peer in peers}
         self.agent_key = ""  # the agent's public signing key
+        self.token_hash, self.next_token_hash = "", ""
+        self.rotations: list[SignedRotation] = []  # of any node
+        self.earlier: dict[str, tuple[str, ...]] = {}  # node -> keys that still count in the round
+        self.host_key = HUB.host_key
         self.changed = threading.Condition()
         self.version = 0
         self.invited = invited  # whether the agent has still to accept
@@ -176,6 +189,17 @@ class Alliance:
     def _on_hub(self, path: str) -> Path:
         return self.hub / path.lstrip("/")
 
+    def rotate_peer(self, peer: str, *, signed: bool = True) -> None:
+        """A new signing key for a peer; `signed`: with its old key's word for it."""
+        old, new = self.keys[peer], Ed25519PrivateKey.generate()
+        said = KeyRotation(node_id=peer, old=public_key_text(old), new=public_key_text(new), access_sha256="ab" * 32)
+        with self.changed:
+            if signed:
+                self.rotations.append(sign_rotation(said, old, new))
+                self.earlier[peer] = (public_key_text(old),)
+            self.keys[peer] = new
+            self._bump()
+
     # --- the coordinator ----------------------------------------------------------------------------------------------
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
@@ -188,6 +212,8 @@ class Alliance:
                 self.boots.append(boot)
             if self.revoked:
                 return problem(403, "node_revoked")
+            if path != transport.ENROL and not self._knows(request.headers.get("Authorization", "")):
+                return problem(401, "node_token_invalid")
             self.requests.append((path, body))
             reply = self._answer(path, body)
             self.changed.notify_all()
@@ -197,13 +223,14 @@ class Alliance:
 
     def _answer(self, path: str, body: dict[str, Any]) -> httpx.Response:
         if path == transport.ENROL:
-            if body["code"] != "right-code":
-                return problem(403, "enrolment_code_invalid")
-            self.agent_key = body["signing_public_key"]
-            return answer(EnrolReply(node_id=AGENT, alliance="test alliance", token="hsln_a_secret", hub=HUB))
+            return self._enrol(body)
         if path == transport.DESIRED:
             return self._poll(body)
-        if path.endswith("/accept"):
+        if path == transport.HUB:
+            return answer(HUB.model_copy(update={"host_key": self.host_key}))
+        if path == transport.ROTATE:
+            self._rotate(RotateRequest.model_validate(body))
+        elif path.endswith("/accept"):
             self.invited = False
         elif path.endswith("/announce"):
             return self._announce(body)
@@ -215,6 +242,30 @@ class Alliance:
         if path != transport.HEARTBEAT:
             self._bump()
         return httpx.Response(204)
+
+    def _knows(self, authorization: str) -> bool:
+        """The old token until the new one is used, as the coordinator does."""
+        digest = _digest(authorization.removeprefix("Bearer "))
+        if digest == self.next_token_hash:
+            self.token_hash, self.next_token_hash = digest, ""
+        return digest == self.token_hash
+
+    def _rotate(self, request: RotateRequest) -> None:
+        said = request.signed.rotation
+        assert is_sound(request.signed, AGENT)
+        assert said.access_sha256 == access_digest(request.ssh_public_key, request.token_sha256)
+        if request.token_sha256 in (self.token_hash, self.next_token_hash):
+            return
+        assert said.old == self.agent_key
+        self.agent_key, self.next_token_hash = said.new, request.token_sha256
+        self.rotations.append(request.signed)
+        self.earlier[AGENT] = (said.old,)
+
+    def _enrol(self, body: dict[str, Any]) -> httpx.Response:
+        if body["code"] != "right-code":
+            return problem(403, "enrolment_code_invalid")
+        self.agent_key, self.token_hash = body["signing_public_key"], _digest("hsln_a_secret")
+        return answer(EnrolReply(node_id=AGENT, alliance="test alliance", token="hsln_a_secret", hub=HUB))
 
     def _poll(self, body: dict[str, Any]) -> httpx.Response:
         new = set(body["missing"]) - self.missing
@@ -230,7 +281,7 @@ class Alliance:
         self.changed.notify_all()
 
     def desired(self) -> DesiredState:
-        roster = [RosterEntry(node_id=peer, signing_public_key=public_key_text(key)) for peer, key in self.keys.items()]
+        roster = [self._entry(peer, public_key_text(key)) for peer, key in self.keys.items()]
         invitations = (Invitation(run_id=RUN, config=self.config),) if self.invited else ()
         return DesiredState(
             version=str(self.version),
@@ -238,11 +289,16 @@ class Alliance:
             recovery=self.recovery,
             revoked=self.known_revoked,
             invitations=invitations,
-            roster=(RosterEntry(node_id=AGENT, signing_public_key=self.agent_key), *roster),
+            roster=(self._entry(AGENT, self.agent_key), *roster),
             assignment=self._assignment() if self.assigned and not self.finished and not self.invited else None,
             publish=self.publish,
             finished_runs=(RUN,) if self.finished else (),
         )
+
+    def _entry(self, node_id: str, key: str) -> RosterEntry:
+        rotations = tuple(one for one in self.rotations if one.rotation.node_id == node_id)
+        earlier = self.earlier.get(node_id, ())
+        return RosterEntry(node_id=node_id, signing_public_key=key, rotations=rotations, earlier=earlier)
 
     def _assignment(self) -> Assignment:
         now, own = self.round, self.round.updates.get(AGENT)
@@ -285,6 +341,7 @@ class Alliance:
 
     def _announce(self, body: dict[str, Any]) -> httpx.Response:
         signed = SignedManifest.model_validate(body["signed"])
+        verify_by_any(signed, (self.agent_key, *self.earlier.get(AGENT, ())))
         now, known = self.round, self.round.updates.get(AGENT)
         if signed.manifest.round_number != now.number:
             return problem(409, "round_over")
@@ -385,6 +442,8 @@ class Alliance:
             self.finished = True
             return
         self.round = Round(now.number + 1, following)
+        if not self.next_token_hash:  # what rotated is in use: from now on only new keys sign
+            self.earlier = {}
         self._advance()
 
     def _fuse_at_peer(self, plan: FusionPlan) -> FusedFile:
@@ -413,6 +472,10 @@ def until(changed: threading.Condition, condition: Callable[[], object], timeout
                 return False
             changed.wait(0.05)
     return True
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def answer(message: Any) -> httpx.Response:

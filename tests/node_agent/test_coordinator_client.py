@@ -123,7 +123,7 @@ def test_every_request_carries_version_identity_and_boot(ledger: EgressLedger) -
     speaking = CoordinatorClient(
         "http://coordinator",
         ledger,
-        token="hsln_a",
+        token=lambda: "hsln_a",
         boot=Boot(7, "b00t"),
         http_transport=httpx.MockTransport(handle),
     )

@@ -160,7 +160,7 @@ def test_through_a_recovery_nothing_is_trained_twice(tmp_path: Path) -> None:
         alliance.wait(lambda: len(alliance.asked("/accept")) == accepts + 1)  # also what its admin had answered
         hospital.wait(lambda: hospital.mailbox.waiting == "It was restored.")
         reports = [RecordReport.model_validate(body) for body in alliance.asked("/records")]
-        records = [verify_record(one.signed, alliance.agent_key) for one in reports if one.signed]
+        records = [verify_record(one.signed, (alliance.agent_key,)) for one in reports if one.signed]
         assert [one.round_number for one in records] == [1]
         assert {one.manifest.node_id for one in records[0].manifests} == {AGENT, PEER}
         assert records[0].report.fused_digest == alliance.history[1]

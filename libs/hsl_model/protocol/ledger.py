@@ -6,6 +6,7 @@ Of every round that a node has adopted it keeps a record, signed, from which a r
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -65,10 +66,10 @@ def sign_record(record: RoundRecord, key: Ed25519PrivateKey) -> SignedRecord:
     return SignedRecord(record=record, signature=signature_of(record, key))
 
 
-def verify_record(signed: SignedRecord, public_key: str) -> RoundRecord:
-    """The record, if `public_key` signed it and it speaks of one round only; else `ManifestError`."""
+def verify_record(signed: SignedRecord, public_keys: Sequence[str]) -> RoundRecord:
+    """The record, if one of these keys of its node signed it and it speaks of one round only; else `ManifestError`."""
     record = signed.record
-    if not is_signed(record, signed.signature, public_key):
+    if not any(is_signed(record, signed.signature, key) for key in public_keys):
         raise ManifestError(reason=f"the signature of a record is not {record.node_id}'s")
     if (record.plan.run_id, record.plan.round_number) != (record.run_id, record.round_number):
         raise ManifestError(reason=f"the record of {record.node_id} names the plan of another round")

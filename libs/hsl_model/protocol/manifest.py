@@ -7,6 +7,7 @@ signature included. The Ed25519 signature covers the canonical JSON of everythin
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated
 
 from cryptography.exceptions import InvalidSignature
@@ -99,6 +100,12 @@ def is_signed(message: Message, signature: str, public_key: str) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def verify_by_any(signed: SignedManifest, public_keys: Sequence[str]) -> UpdateManifest:
+    """The manifest, if one of these keys of its node signed it; a key that was rotated meanwhile is one of several."""
+    fits = (key for key in public_keys if is_signed(signed.manifest, signed.signature, key))
+    return verify(signed, next(fits, ""))
 
 
 def parse_signed(raw: bytes) -> SignedManifest:

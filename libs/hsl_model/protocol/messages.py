@@ -8,6 +8,7 @@ from pydantic import Field
 
 from hsl_model.protocol.config import Message, NodeId, RunConfig, Sha256
 from hsl_model.protocol.manifest import Fraction, RunId, SignedManifest
+from hsl_model.protocol.rotation import MAX_ROTATIONS, SignedRotation
 from hsl_model.protocol.states import NodePhase, ParticipationStatus, RoundStatus, RunStatus
 
 LEDGER_ID_PATTERN = r"^[0-9a-f]{32}$"
@@ -47,6 +48,14 @@ class EnrolReply(Message):
     hub: HubAddress
 
 
+class RotateRequest(Message):
+    """New keys and a new token, made on site. `signed` holds the digest of the other two."""
+
+    signed: SignedRotation
+    ssh_public_key: str = Field(min_length=20, max_length=1000, description="OpenSSH format, ssh-ed25519")
+    token_sha256: Sha256 = Field(description="of the new token, which never leaves the site before it is used")
+
+
 # --- desired state ---------------------------------------------------------------------------------------------------
 
 
@@ -70,8 +79,12 @@ class DesiredRequest(Message):
 
 
 class RosterEntry(Message):
+    """`earlier`: keys this node has rotated away from, whose signatures still count in the round at hand."""
+
     node_id: NodeId
     signing_public_key: str
+    rotations: tuple[SignedRotation, ...] = Field(default=(), max_length=MAX_ROTATIONS)
+    earlier: tuple[str, ...] = Field(default=(), max_length=MAX_ROTATIONS)
 
 
 class Invitation(Message):

@@ -25,16 +25,16 @@ from sqlalchemy.orm import Session
 from coordinator.events import service as events
 from coordinator.kernel import Kernel
 from coordinator.kit.session import KernelDep
+from coordinator.nodes.keys import confirm
 from coordinator.tables import NodeRow
 from hsl_model.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.states import NodeStatus
-from hsl_model.protocol.transport import BOOT_ID_HEADER, BOOT_NUMBER_HEADER
+from hsl_model.protocol.transport import BOOT_ID_HEADER, BOOT_NUMBER_HEADER, TOKEN_PREFIX
 
 SERVED_VERSIONS = (PROTOCOL_VERSION, PROTOCOL_VERSION - 1)
 GRACE_S = 10.0  # a request that its dying process had still on the way is not a second agent
 SEEN_STEP_S = 5.0  # `last_seen_at` is written this often at most: 200 nodes must not mean 200 commits a second
-TOKEN_PREFIX = "hsln_"  # noqa: S105 - a prefix by which leaked tokens are found
 
 
 class AdminTokenError(HslError):
@@ -144,7 +144,8 @@ def _node(
     with kernel.snapshot() as session:
         node = _identify(session, token)
         standing = standing_of(node, boot, now)
-        nothing_new = standing is Standing.KNOWN and node.token_used_at is not None and _recently_seen(node, now)
+        known = standing is Standing.KNOWN and node.token_used_at is not None and not _is_next(node, token)
+        nothing_new = known and _recently_seen(node, now)
     if not nothing_new:
         standing = _remember(kernel, token, boot, now)
     if standing in (Standing.STALE, Standing.SECOND):
@@ -159,14 +160,23 @@ NodeDep = Annotated[str, Depends(_node)]
 def _identify(session: Session, token: str, *, lock: bool = False) -> NodeRow:
     node_id = token.removeprefix(TOKEN_PREFIX).partition("_")[0]
     node = session.get(NodeRow, node_id, with_for_update=True if lock else None)
-    known = node.token_hash if node is not None else None
-    if not hmac.compare_digest(digest_of(token), known or digest_of("")) or node is None or known is None:
+    if not (_is(token, node.token_hash if node else None) | _is_next(node, token)) or node is None:
         raise NodeTokenError
     if node.status != NodeStatus.ENROLLED:
         raise NodeRevokedError(node_id=node.node_id)
     if node.suspended_at is not None:
         raise NodeSuspendedError(node_id=node.node_id)
     return node
+
+
+def _is(token: str, known: str | None) -> bool:
+    """In the same time whatever is known."""
+    return hmac.compare_digest(digest_of(token), known or digest_of("")) and known is not None
+
+
+def _is_next(node: NodeRow | None, token: str) -> bool:
+    """Whether this is the token of a rotation, spoken with for the first time."""
+    return _is(token, node.next_token_hash if node else None)
 
 
 class Standing(StrEnum):
@@ -205,6 +215,8 @@ def _remember(kernel: Kernel, token: str, boot: Boot, now: datetime) -> Standing
             )
         elif standing in (Standing.KNOWN, Standing.RESTART):
             node.last_seen_at = now
+            if _is_next(node, token):
+                confirm(session, node, now)
             if node.token_used_at is None:
                 node.token_used_at = now
                 if node.code_taken_by is not None:  # the reply to the enrolment arrived: its code is spent

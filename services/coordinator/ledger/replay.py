@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from coordinator.ledger import repository as ledger
+from coordinator.nodes.keys import every_key
 from coordinator.rounds import fusion, repository
 from coordinator.rounds.announce import accept
 from coordinator.rounds.facts import UNANNOUNCED, RunFacts
@@ -23,7 +24,7 @@ from coordinator.rounds.plan import IN_PLAN
 from coordinator.tables import ParticipationRow, RoundRow
 from hsl_model.protocol.errors import ManifestError
 from hsl_model.protocol.ledger import RoundRecord
-from hsl_model.protocol.manifest import SignedManifest, UpdateManifest, verify
+from hsl_model.protocol.manifest import SignedManifest, UpdateManifest, verify_by_any
 from hsl_model.protocol.messages import FusionPlan, FusionReport, PlanEntry
 from hsl_model.protocol.methods import method_facts
 from hsl_model.protocol.states import Fused, NodeStatus, ParticipationStatus, RoundStatus
@@ -103,7 +104,7 @@ def _manifest_of(facts: RunFacts, plan: FusionPlan, entry: PlanEntry, records: S
     if signed is None or node is None:
         raise ObstacleError(f"the manifest of {entry.node_id}, which its plan names, is with nobody who has answered.")
     try:
-        manifest = verify(signed, node.signing_public_key or "")
+        manifest = verify_by_any(signed, every_key(node))
     except ManifestError as error:
         raise ObstacleError(error.sentence()) from error
     if _named(manifest) != (plan.run_id, plan.round_number, *_entry(entry)):

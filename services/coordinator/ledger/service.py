@@ -20,6 +20,7 @@ from coordinator.ledger.schemas import RecoverRequest
 from coordinator.ledger.watch import LEDGER_RESTORED
 from coordinator.nodes import repository as nodes
 from coordinator.nodes import service as node_service
+from coordinator.nodes.keys import every_key
 from coordinator.rounds import repository as rounds
 from coordinator.rounds.facts import RunFacts
 from coordinator.rounds.moves import Act, move_run
@@ -45,7 +46,7 @@ def keep_record(act: Act, node: NodeRow, said: RecordReport) -> None:
         return
     if said.signed is not None:
         try:
-            record = verify_record(said.signed, node.signing_public_key or "")
+            record = verify_record(said.signed, every_key(node))
         except ManifestError as error:
             raise RecordRefusedError(node_id=node.node_id, reason=error.sentence()) from error
         _check_speaker(act, node, record)

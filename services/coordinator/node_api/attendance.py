@@ -11,10 +11,11 @@ from sqlalchemy import bindparam, or_, update
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.kernel import Kernel
-from coordinator.kit.auth import TOKEN_PREFIX, Boot, Standing, digest_of, standing_of
+from coordinator.kit.auth import Boot, Standing, digest_of, standing_of
 from coordinator.node_api.snapshot import Snapshot
 from coordinator.tables import NodeRow, UtcDateTime
 from hsl_model.protocol.states import NodeStatus
+from hsl_model.protocol.transport import TOKEN_PREFIX
 
 WRITE_EVERY_S = 5.0  # a commit for each of two hundred polls would make every other writer wait
 _SEEN = bindparam("seen", type_=UtcDateTime())

@@ -19,6 +19,13 @@ from coordinator.ledger import service as ledger
 from coordinator.ledger.errors import RecordRefusedError
 from coordinator.node_api import service
 from coordinator.node_api.quick import QuickRoute, answered
+from coordinator.nodes import provisioning, rotation
+from coordinator.nodes.errors import (
+    HubUnreachableError,
+    PublicKeyError,
+    RotationRefusedError,
+    RotationTooSoonError,
+)
 from coordinator.rounds import announce as announcing
 from coordinator.rounds import files, fusion, refusals
 from coordinator.rounds.errors import (
@@ -50,8 +57,10 @@ from hsl_model.protocol.messages import (
     DesiredState,
     FusionReport,
     Heartbeat,
+    HubAddress,
     PublishedReport,
     RefusalReport,
+    RotateRequest,
 )
 from hsl_model.protocol.transport import API
 
@@ -82,6 +91,23 @@ async def desired(request: Request, node_id: NodeDep, wish: DesiredRequest) -> R
 
 
 router.include_router(_polls)
+
+
+@router.post(
+    "/rotate",
+    status_code=204,
+    summary="New keys and a new token, made on site",
+    responses=problems(RotationRefusedError, RotationTooSoonError, PublicKeyError),
+)
+def rotate(kernel: KernelDep, node_id: NodeDep, request: RotateRequest) -> None:
+    """Signed by the old signing key and the new one. The old token works until the new one is used."""
+    rotation.rotate(kernel, node_id, request)
+
+
+@router.post("/hub", summary="Where the hub is, and its host key", responses=problems(HubUnreachableError))
+def hub(kernel: KernelDep, node_id: NodeDep) -> HubAddress:
+    """For a site to which the hub showed another host key than the one it pinned."""
+    return provisioning.address(kernel, node_id)
 
 
 @router.post("/heartbeat", status_code=204, summary="What the agent does now")

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.ledger import repository as ledger
 from coordinator.ledger.repository import LedgerFacts
+from coordinator.nodes.keys import roster_entry
 from coordinator.rounds import files, repository
 from coordinator.rounds.explain import Explainer
 from coordinator.rounds.facts import RunFacts, departure
@@ -81,8 +82,11 @@ class RunSnapshot:
     def roster(self) -> tuple[RosterEntry, ...]:
         """Whose signatures count: the members of the round, and whoever signed an update of the plan."""
         owners = {entry.node_id for entry in self.plan.entries} if self.plan else set()
+        if self.facts.newest is None:
+            return ()
+        opened_at = self.facts.newest.opened_at
         return tuple(
-            RosterEntry(node_id=node_id, signing_public_key=node.signing_public_key)
+            roster_entry(node, opened_at)
             for node_id in self.members
             if (node := self.facts.nodes[node_id]).signing_public_key is not None
             and (departure(self.facts, node_id) is None or node_id in owners)

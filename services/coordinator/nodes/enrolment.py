@@ -6,28 +6,25 @@ The hub comes first, outside any transaction, so that a hub that is down uses up
 keys is answered again, with a fresh token, until a request carries the token: a reply that was lost costs nothing.
 """
 
-import base64
 import hashlib
 import hmac
-import secrets
 from datetime import datetime
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from sqlalchemy.orm import Session
 
 from coordinator.events import service as events
 from coordinator.kernel import Kernel
-from coordinator.kit.auth import TOKEN_PREFIX, digest_of
+from coordinator.kit.auth import digest_of
 from coordinator.kit.guard import guarded_update
 from coordinator.ledger.repository import refuse_while_held
 from coordinator.nodes import provisioning, repository
-from coordinator.nodes.errors import EnrolmentCodeError, PublicKeyError
+from coordinator.nodes.errors import EnrolmentCodeError
+from coordinator.nodes.public_keys import signing_key, ssh_key
 from coordinator.nodes.service import normalised_code
 from coordinator.tables import NodeRow
 from hsl_model.protocol.messages import EnrolReply, EnrolRequest
 from hsl_model.protocol.states import NodeStatus
+from hsl_model.protocol.transport import new_token
 
 
 def enrol(kernel: Kernel, request: EnrolRequest) -> EnrolReply:
@@ -37,7 +34,7 @@ def enrol(kernel: Kernel, request: EnrolRequest) -> EnrolReply:
     with kernel.snapshot() as session:
         refuse_while_held(session)
         node_id = _node_of(session, code_hash, keys, kernel.clock.now()).node_id
-    address = provisioning.make_account(kernel.hub, node_id, keys.ssh)
+    address = provisioning.make_account(kernel, node_id, keys.ssh)
     try:
         with kernel.transaction() as session:
             node = _node_of(session, code_hash, keys, kernel.clock.now(), lock=True)
@@ -50,31 +47,12 @@ def enrol(kernel: Kernel, request: EnrolRequest) -> EnrolReply:
 
 
 class _Keys:
-    """The public keys of a request, checked and in one spelling (no comment, no spaces)."""
+    """The public keys of a request."""
 
     def __init__(self, request: EnrolRequest) -> None:
-        self.ssh = _ssh_key(request.ssh_public_key)
-        self.signing = _signing_key(request.signing_public_key)
+        self.ssh = ssh_key(request.ssh_public_key)
+        self.signing = signing_key(request.signing_public_key)
         self.digest = hashlib.sha256(f"{self.ssh}\n{self.signing}".encode()).hexdigest()
-
-
-def _ssh_key(text: str) -> str:
-    refusal = PublicKeyError(field="ssh_public_key", expected="one line of OpenSSH: ssh-ed25519 AAAA...")
-    try:
-        key = load_ssh_public_key(text.strip().encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise refusal from error
-    if not isinstance(key, Ed25519PublicKey) or "\n" in text.strip():
-        raise refusal
-    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def _signing_key(text: str) -> str:
-    try:
-        raw = base64.b64decode(text, validate=True)
-        return base64.b64encode(Ed25519PublicKey.from_public_bytes(raw).public_bytes_raw()).decode()
-    except ValueError as error:
-        raise PublicKeyError(field="signing_public_key", expected="base64 of 32 bytes") from error
 
 
 def _node_of(session: Session, code_hash: str, keys: _Keys, now: datetime, *, lock: bool = False) -> NodeRow:
@@ -89,7 +67,7 @@ def _node_of(session: Session, code_hash: str, keys: _Keys, now: datetime, *, lo
 
 def _admit(session: Session, node: NodeRow, keys: _Keys, agent_version: str, now: datetime) -> str:
     """Everything that was known of an earlier agent of this node is forgotten: its keys, its token, its boots."""
-    token = f"{TOKEN_PREFIX}{node.node_id}_{secrets.token_urlsafe(32)}"
+    token = new_token(node.node_id)
     moved = guarded_update(
         session,
         NodeRow,
@@ -99,6 +77,8 @@ def _admit(session: Session, node: NodeRow, keys: _Keys, agent_version: str, now
         code_taken_by=keys.digest,
         token_hash=digest_of(token),
         token_used_at=None,
+        next_token_hash=None,
+        key_history=None,
         ssh_public_key=keys.ssh,
         signing_public_key=keys.signing,
         hub_ready_at=now,

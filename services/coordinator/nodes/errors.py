@@ -46,6 +46,23 @@ class HubUnknownError(HslError):
     template = "The coordinator cannot say now where its hub is; ask again in a minute, or ask the alliance's admin."
 
 
+class RotationRefusedError(HslError):
+    code = "rotation_refused"
+    http_status = 403
+    title = "These new keys are not accepted"
+    template = (
+        "The new keys of node {node_id} were refused: {reason}. The keys of before go on working; where they are lost, "
+        "ask the alliance's admin for a new code and enrol again."
+    )
+
+
+class RotationTooSoonError(HslError):
+    code = "rotation_too_soon"
+    http_status = 429
+    title = "Keys were rotated a moment ago"
+    template = "Node {node_id} rotated its keys less than {seconds} s ago; the same request passes after that time."
+
+
 class HubUnreachableError(HslError):
     code = "hub_unreachable"
     http_status = 503

@@ -1,6 +1,9 @@
 """The hub's accounts follow the tables. Always outside a transaction: a slow hub must not hold the database."""
 
+from datetime import datetime
+
 import structlog
+from sqlalchemy.orm import Session
 
 from coordinator.events import service as events
 from coordinator.hub.admin import ComparingHubAdmin, DriftKind, HubAdmin, HubAdminError, RosterAccount
@@ -23,11 +26,19 @@ _ADVICE = {
 }
 
 
-def make_account(hub: HubAdmin, node_id: str, ssh_public_key: str) -> HubAddress:
-    """Folder, user and key; done twice is done once. Raises `HubUnreachableError`."""
+def make_account(kernel: Kernel, node_id: str, ssh_public_key: str) -> HubAddress:
+    """Folder, user and key; done twice is done once, and written down once. Raises `HubUnreachableError`."""
+    hub, now = kernel.hub, kernel.clock.now
     try:
         hub.ensure_node(node_id)
+        with kernel.transaction() as session:
+            if repository.note_made(session, node_id, now()):
+                _tell(session, now(), "hub.folder_made", node_id)
+                _tell(session, now(), "hub.user_made", node_id)
         hub.set_key(node_id, ssh_public_key)
+        with kernel.transaction() as session:
+            if repository.note_key(session, node_id, ssh_public_key):
+                _tell(session, now(), "hub.key_set", node_id, ssh_public_key=ssh_public_key)
         return hub.address(node_id)
     except HubAdminError as error:
         raise _unreachable(node_id, error) from error
@@ -42,6 +53,31 @@ def hub_place(hub: HubAdmin) -> HubPlace:
     return HubPlace(host=address.host, port=address.port)
 
 
+def settle_account(kernel: Kernel, node_id: str) -> None:
+    """Give the hub what the tables say of an enrolled node. Raises `HubUnreachableError`; a beat tries again."""
+    with kernel.snapshot() as session:
+        node = repository.find(session, node_id)
+        ssh_public_key = None if node is None or node.status != NodeStatus.ENROLLED else node.ssh_public_key
+    if ssh_public_key is None:
+        return
+    make_account(kernel, node_id, ssh_public_key)
+    with kernel.transaction() as session:
+        if not repository.note_account(session, node_id, ssh_public_key, kernel.clock.now()):
+            repository.doubt_hub(session, node_id)  # revoked, or other keys, while the hub took these
+
+
+def _tell(session: Session, now: datetime, kind: str, node_id: str, **data: events.EventValue) -> None:
+    events.append(session, now, kind, events.TICK, None, None, node_id, **data)
+
+
+def address(kernel: Kernel, node_id: str) -> HubAddress:
+    """Raises `HubUnreachableError`."""
+    try:
+        return kernel.hub.address(node_id)
+    except HubAdminError as error:
+        raise _unreachable(node_id, error) from error
+
+
 def cut_account(kernel: Kernel, node_id: str) -> None:
     """End the node's access and its live connections. Raises `HubUnreachableError`; a beat tries again."""
     try:
@@ -49,7 +85,8 @@ def cut_account(kernel: Kernel, node_id: str) -> None:
     except HubAdminError as error:
         raise _unreachable(node_id, error) from error
     with kernel.transaction() as session:
-        repository.note_cut(session, node_id, kernel.clock.now())
+        if repository.note_cut(session, node_id, kernel.clock.now()):
+            _tell(session, kernel.clock.now(), "hub.cut", node_id)
 
 
 def catch_up(kernel: Kernel, *, only_cuts: bool = False) -> None:
@@ -57,15 +94,11 @@ def catch_up(kernel: Kernel, *, only_cuts: bool = False) -> None:
     with kernel.snapshot() as session:
         revoked = [node.node_id for node in repository.awaiting_cut(session)]
         awaiting = [] if only_cuts else repository.awaiting_account(session)
-        enrolled = [(node.node_id, node.ssh_public_key) for node in awaiting]
+        enrolled = [node.node_id for node in awaiting]
     for node_id in revoked:
         cut_account(kernel, node_id)
-    for node_id, ssh_public_key in enrolled:
-        if ssh_public_key is None:
-            continue
-        make_account(kernel.hub, node_id, ssh_public_key)
-        with kernel.transaction() as session:
-            repository.note_account(session, node_id, ssh_public_key, kernel.clock.now())
+    for node_id in enrolled:
+        settle_account(kernel, node_id)
 
 
 def all_accounts(kernel: Kernel) -> list[str]:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Select, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Select, Update, or_, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.settings import CoordinatorSettings
@@ -94,18 +95,37 @@ def every(session: Session) -> Sequence[NodeRow]:
     return session.scalars(select(NodeRow).order_by(NodeRow.node_id)).all()
 
 
-def note_account(session: Session, node_id: str, ssh_public_key: str | None, now: datetime) -> None:
-    """The hub has this key; unless the node enrolled anew or was revoked meanwhile, that is what it should have."""
-    session.execute(
+def note_made(session: Session, node_id: str, now: datetime) -> bool:
+    """The hub has folder and user. True when that was not known before."""
+    unmade = (NodeRow.node_id == node_id, NodeRow.hub_made_at.is_(None))
+    return _changed(session, update(NodeRow).where(*unmade).values(hub_made_at=now))
+
+
+def note_key(session: Session, node_id: str, ssh_public_key: str) -> bool:
+    """The hub lets this key in. True when it was another before."""
+    other = or_(NodeRow.hub_key.is_(None), NodeRow.hub_key != ssh_public_key)
+    return _changed(session, update(NodeRow).where(NodeRow.node_id == node_id, other).values(hub_key=ssh_public_key))
+
+
+def note_account(session: Session, node_id: str, ssh_public_key: str, now: datetime) -> bool:
+    """The hub has all that it should have. False when the node has another key by now, or was revoked."""
+    return _changed(
+        session,
         update(NodeRow)
         .where(NodeRow.node_id == node_id, NodeRow.status == NodeStatus.ENROLLED.value)
         .where(NodeRow.ssh_public_key == ssh_public_key)
-        .values(hub_ready_at=now)
+        .values(hub_ready_at=now),
     )
 
 
-def note_cut(session: Session, node_id: str, now: datetime) -> None:
-    session.execute(update(NodeRow).where(NodeRow.node_id == node_id).values(hub_cut_at=now))
+def note_cut(session: Session, node_id: str, now: datetime) -> bool:
+    """True when that was not known before."""
+    uncut = (NodeRow.node_id == node_id, NodeRow.hub_cut_at.is_(None))
+    return _changed(session, update(NodeRow).where(*uncut).values(hub_cut_at=now, hub_key=None))
+
+
+def _changed(session: Session, statement: Update) -> bool:
+    return bool(cast("CursorResult[Any]", session.execute(statement)).rowcount)
 
 
 def doubt_hub(session: Session, node_id: str) -> None:

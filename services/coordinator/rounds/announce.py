@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from coordinator.kit.problems import NotFoundError
+from coordinator.nodes.keys import signing_keys
 from coordinator.rounds import repository
 from coordinator.rounds.errors import (
     AlreadyAnnouncedError,
@@ -16,7 +17,7 @@ from coordinator.rounds.moves import Act, move_members
 from coordinator.tables import NodeRow, ParticipationRow, RoundRow
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ManifestError
-from hsl_model.protocol.manifest import SignedManifest, TensorSpec, UpdateManifest, verify
+from hsl_model.protocol.manifest import SignedManifest, TensorSpec, UpdateManifest, verify_by_any
 from hsl_model.protocol.messages import AnnounceReply
 from hsl_model.protocol.methods import method_facts
 from hsl_model.protocol.states import Fused, ParticipationStatus, RoundStatus
@@ -26,10 +27,10 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 def announce(act: Act, node: NodeRow, run_id: str, round_number: int, signed: SignedManifest) -> AnnounceReply:
     """Accept an update, or give the answer it was given before. Refuses what must not be fused, with a reason."""
-    manifest = _verified(node, run_id, round_number, signed)
     newest = repository.lock_round(act.session, run_id, round_number)
     if newest is None:
         raise NotFoundError(what="round", name=f"{run_id}/{round_number}")
+    manifest = _verified(node, newest, signed)
     row = act.session.get(ParticipationRow, (run_id, round_number, node.node_id), populate_existing=True)
     if row is None:
         raise RoundUnknownError(node_id=node.node_id, run_id=run_id, round_number=round_number)
@@ -46,10 +47,10 @@ def announce(act: Act, node: NodeRow, run_id: str, round_number: int, signed: Si
     return _reply(row)
 
 
-def _verified(node: NodeRow, run_id: str, round_number: int, signed: SignedManifest) -> UpdateManifest:
-    manifest = verify(signed, node.signing_public_key or "")
+def _verified(node: NodeRow, newest: RoundRow, signed: SignedManifest) -> UpdateManifest:
+    manifest = verify_by_any(signed, signing_keys(node, newest.opened_at))
     found = (manifest.node_id, manifest.run_id, manifest.round_number)
-    if found != (node.node_id, run_id, round_number):
+    if found != (node.node_id, newest.run_id, newest.round_number):
         raise ManifestError(reason=f"it speaks of {'/'.join(map(str, found))}, not of this node, run and round")
     return manifest
 

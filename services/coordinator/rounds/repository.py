@@ -57,6 +57,7 @@ _NODES_SEEN = select(
     NodeRow.failure,
     NodeRow.paused_by_site,
     NodeRow.signing_public_key,
+    NodeRow.key_history,
 )
 _NODES_OF_RUN = _NODES_SEEN.join(MemberRow, MemberRow.node_id == NodeRow.node_id).where(MemberRow.run_id == _RUN_ID)
 _NODES_RECOGNISED = _NODES_SEEN.add_columns(  # with what tells whether it is they who speak

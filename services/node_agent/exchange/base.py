@@ -79,8 +79,8 @@ REASONS: dict[FailureKind, str] = {
     FailureKind.MISMATCH: "the bytes are not the announced ones; they are transferred again.",
     FailureKind.SPACE: "the hub has no room left; ask the alliance's admin to make some.",
     FailureKind.DENIED: "the hub does not allow it; ask the alliance's admin about this node's rights.",
-    FailureKind.HOST_KEY: "the hub is not the one this node enrolled with (another host key). Nothing was sent. If the "
-    "alliance's admin confirms the change, enrol this node again.",
+    FailureKind.HOST_KEY: "the hub is not the one this node enrolled with (another host key). Nothing was sent. Where "
+    "the alliance changed it, `hsl node status` shows the new key, and `hsl node trust hub` says yes to it.",
     FailureKind.REJECTED: "the hub does not offer what is needed; ask the alliance's admin which hub this is.",
     FailureKind.VERSION: "hub and agent do not fit together; upgrade the older one.",
     FailureKind.BUG: "something unforeseen happened; the agent's log has the details.",

@@ -34,10 +34,12 @@ class UpdatesMissingError(AgentError):
 
 def waiting(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]:
     """Until the plan is frozen, which `reconcile` sees. Meanwhile whatever peers announced is fetched already."""
-    assignment = context.assignment(facts)
+    assignment, held = context.assignment(facts), context.held(facts)
     for announced in assignment.announced if assignment else ():
         if not context.may_train():  # the plan is there, or something else is wanted
             break
+        if announced.node_id in held:
+            continue
         _prefetch(context, facts, announced)
     context.mailbox.progress = None  # what has come so far is here; nothing moves now
     raise NotYet((assignment.waiting if assignment else None) or "The round's fusion plan is not frozen yet.")
@@ -58,6 +60,7 @@ def _prefetch(context: Context, facts: RoundFacts, announced: Announced) -> None
 
 def downloading(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]:
     """Every update and manifest of the plan. What is missing or wrong is reported; nobody fuses a subset on his own."""
+    wait_for_trust(context, facts)
     if not facts.plan.is_fused_by(context.node_id):
         return NodePhase.VERIFYING, _fetch_fused(context, facts)
     if facts.planned is not None and facts.planned.redo > 0:
@@ -66,6 +69,13 @@ def downloading(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFa
     if missing:
         raise UpdatesMissingError(owners=", ".join(sorted(missing)))
     return NodePhase.VERIFYING, facts
+
+
+def wait_for_trust(context: Context, facts: RoundFacts) -> None:
+    """Nothing of a node whose key waits for the site's admin is fetched or fused, and nobody fuses the rest alone."""
+    held = context.held(facts)
+    if waits := [held[entry.node_id].sentence for entry in facts.plan.entries if entry.node_id in held]:
+        raise NotYet(" ".join(waits))
 
 
 def _fetch_fused(context: Context, facts: RoundFacts) -> RoundFacts:

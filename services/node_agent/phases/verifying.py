@@ -4,13 +4,13 @@ import hashlib
 
 from hsl_model.checkpoint import TensorFile, check_specs, tensors_digest
 from hsl_model.protocol.errors import CheckpointError, HslError, ManifestError
-from hsl_model.protocol.manifest import UpdateManifest, parse_signed, verify
+from hsl_model.protocol.manifest import UpdateManifest, parse_signed, verify_by_any
 from hsl_model.protocol.messages import FusedFile, PlanEntry, RefusalKind, RefusalReport
 from hsl_model.protocol.states import NodePhase
 from node_agent.context import Context
 from node_agent.errors import NotYet
-from node_agent.facts import PlanFacts, RoundFacts
-from node_agent.phases.collecting import local_manifest
+from node_agent.facts import RoundFacts
+from node_agent.phases.collecting import local_manifest, wait_for_trust
 from node_agent.phases.models import expected_specs
 
 
@@ -21,6 +21,7 @@ def verifying(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFact
         raise NotYet(f"{'; '.join(planned.refused) if planned else ''} The coordinator decides on the plan.")
     if not facts.exchanges_files:
         return NodePhase.FUSING, facts
+    wait_for_trust(context, facts)
     facts = facts.model_copy(update={"expected": expected_specs(context, facts)})
     if planned.fetched is not None:
         return _verify_fetched(context, facts, planned, planned.fetched)
@@ -87,7 +88,7 @@ def _why_not(context: Context, facts: RoundFacts, entry: PlanEntry) -> str | Non
         if path.stat().st_size != entry.update_bytes:
             return f"it has {path.stat().st_size} bytes, the plan says {entry.update_bytes}"
         signed = parse_signed(local_manifest(context, facts, entry).read_bytes())
-        manifest = verify(signed, _key_of(facts.planned, entry.node_id))
+        manifest = verify_by_any(signed, _keys_of(context, facts, entry.node_id))
         if (difference := _differs(manifest, facts, entry)) is not None:
             return difference
         with TensorFile(path) as file:
@@ -99,11 +100,13 @@ def _why_not(context: Context, facts: RoundFacts, entry: PlanEntry) -> str | Non
     return None
 
 
-def _key_of(planned: PlanFacts | None, node_id: str) -> str:
-    for known in planned.roster if planned else ():
-        if known.node_id == node_id:
-            return known.signing_public_key
-    raise ManifestError(reason=f"{node_id} is not in the alliance's roster")
+def _keys_of(context: Context, facts: RoundFacts, node_id: str) -> tuple[str, ...]:
+    entry = context.roster(facts).get(node_id)
+    if entry is None:
+        raise ManifestError(reason=f"{node_id} is not in the alliance's roster")
+    if not (keys := context.peers.keys_of(entry)):
+        raise NotYet(f"The signing key of {node_id} waits for this site's admin.")
+    return keys
 
 
 def _differs(manifest: UpdateManifest, facts: RoundFacts, entry: PlanEntry) -> str | None:

@@ -20,18 +20,24 @@ EVENTS = frozenset(
     {
         "a half-written file was removed from the hub",
         "a heartbeat was lost",
+        "a key waits for this site's admin",
         "a model is not where it should be",
+        "a node rotated its signing key",
         "an announced update is not there yet",
         "an errand failed",
         "asked to publish a file that is not kept here, or never leaves",
         "phase",
         "phase failed",
         "released files were deleted",
+        "the admin trusts a changed key",
         "the coordinator answers again",
         "the coordinator cannot be asked",
+        "the hub lets the new key in",
         "the journal cannot be used",
         "the training child wrote a line that is no reply",
+        "this node's keys were rotated",
         "training child started",
+        "who answers as the hub shows another host key than the pinned one, which the coordinator knows too",
     }
 )
 

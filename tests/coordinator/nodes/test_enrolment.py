@@ -47,7 +47,9 @@ def test_a_code_and_keys_become_a_token_and_a_place_on_the_hub(alliance: Allianc
     view = alliance.admin.get(f"{API}/nodes/alpha").json()
     assert (view["status"], view["signing_public_key"]) == ("enrolled", public_key_text(keys.signing))
     assert speaker(alliance, reply, keys).post(DESIRED, LOOK).status_code == 200
-    assert alliance.event_kinds(node_id="alpha") == ["node.created", "node.enrolled", "node.agent_started"]
+    provisioned = ["hub.folder_made", "hub.user_made", "hub.key_set"]
+    expected = ["node.created", *provisioned, "node.enrolled", "node.agent_started"]
+    assert alliance.event_kinds(node_id="alpha") == expected
 
 
 def test_neither_token_nor_code_is_stored(alliance: Alliance) -> None:

@@ -40,14 +40,14 @@ def test_a_record_is_its_signers_and_nobody_elses() -> None:
     key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     signed = sign_record(record(), key)
     over_the_wire = SignedRecord.model_validate_json(signed.model_dump_json())
-    assert verify_record(over_the_wire, public_key_text(key)) == record()
+    assert verify_record(over_the_wire, (public_key_text(key),)) == record()
     changed = SignedRecord(record=record(round_number=3, node_id="node-b"), signature=signed.signature)
     for one, text in ((signed, public_key_text(other)), (changed, public_key_text(key)), (signed, "")):
         with pytest.raises(ManifestError):
-            verify_record(one, text)
+            verify_record(one, (text,))
 
 
 def test_a_record_with_the_plan_of_another_round_is_refused() -> None:
     key = Ed25519PrivateKey.generate()
     with pytest.raises(ManifestError, match="another round"):
-        verify_record(sign_record(record(round_number=4), key), public_key_text(key))
+        verify_record(sign_record(record(round_number=4), key), (public_key_text(key),))
