@@ -165,7 +165,10 @@ class HubSession(asyncssh.SSHServerSession[bytes]):
             self._channel.abort()
 
     def eof_received(self) -> bool:
-        return False  # close the channel
+        """OpenSSH's client says so when it is done, and waits for the exit status and the end of the channel."""
+        if self._sftp is not None and self._channel is not None and not self._channel.is_closing():
+            self._channel.exit(0)
+        return False
 
     def pause_writing(self) -> None:
         if self._sftp is not None and self._channel is not None:
@@ -187,7 +190,7 @@ class HubSession(asyncssh.SSHServerSession[bytes]):
         return self._channel is not None and self._is_live()
 
     def _send(self, answers: bytes) -> None:
-        if self._channel is not None:
+        if self._channel is not None and not self._channel.is_closing():
             self._channel.write(answers)
 
     async def _hash(self, path: str) -> None:
