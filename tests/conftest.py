@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,13 @@ _SETTINGS = {
     "max_connections": "200",
     "listen_addresses": "",  # a socket in its own folder: no port that somebody else could have
 }
+
+
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], None]]:
+    """For the lines at the end of a run: how many cells or cases of a suite this test went through, and where."""
+    for counter in counting.counter_of(request, "cells and cases"):
+        yield lambda what, number=1: counter.update({what: number})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

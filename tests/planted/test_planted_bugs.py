@@ -1,5 +1,6 @@
 """Every planted bug turns the tests it names red; and this frame itself does not call something found that is not."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ TABLE = [pytest.param(name, bug, marks=bug.marks, id=name) for name, bug in bugs
 
 
 @pytest.mark.parametrize(("name", "bug"), TABLE)
-def test_a_planted_bug_is_found(name: str, bug: Bug, tmp_path: Path) -> None:
+def test_a_planted_bug_is_found(name: str, bug: Bug, tmp_path: Path, count: Callable[[str, int], None]) -> None:
     run = PlantedRun(name, bug, tmp_path)
     if run.is_skipped:
         pytest.skip("what its tests need is not on this machine")
     assert not run.errors, run.output
     assert run.was_reached, f"no test came by the planted code\n{run.output}"
     assert run.missed_by == [], run.output
+    count("planted bugs found", 1)
 
 
 def test_what_is_not_found_is_said_so(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ DIFFERENCES = {
     "plain rename": NO_SUCH_THING,
 }
 
+Count = Callable[[str, int], None]
+
 
 @dataclass
 class Client:
@@ -137,8 +139,8 @@ def tidy(folder: Path) -> None:
         (folder / name).write_bytes(name.encode())
 
 
-def test_the_matrix(sftpgo: SftpgoProcess, pair: tuple[Client, Client], capsys: pytest.CaptureFixture[str]) -> None:
-    files, counts = sftpgo.root / "files", {ALLOWED: 0, "refused": 0}
+def test_the_matrix(sftpgo: SftpgoProcess, pair: tuple[Client, Client], count: Count) -> None:
+    files = sftpgo.root / "files"
     for me, other in (pair, pair[::-1]):
         # A path that takes a detour has the verdict of where it leads.
         columns = [
@@ -160,12 +162,10 @@ def test_the_matrix(sftpgo: SftpgoProcess, pair: tuple[Client, Client], capsys: 
                 found = verdict(lambda: operation(me.sftp, path or "/"))  # noqa: B023 - called at once
                 assert found == TABLE[name][column], (name, path)
                 assert theirs == {folder: contents_of_files(folder) for folder in folders[1:]}, (name, path)
-                counts[ALLOWED if found == ALLOWED else "refused"] += 1
+                count(f"permission cells on SFTPGo, {'allowed' if found == ALLOWED else 'refused'}", 1)
     for folder in (files, files / "nodes"):
         for name in contents_of_files(folder):
             (folder / name).unlink()
-    with capsys.disabled():
-        print(f"\npermission matrix on SFTPGo: {sum(counts.values())} cells ({counts})")
 
 
 def contents_of_files(folder: Path) -> dict[str, bytes]:
@@ -179,7 +179,9 @@ def test_what_the_embedded_hub_does_otherwise() -> None:
     assert wider == []
 
 
-def test_every_way_around_the_own_folder_is_closed(sftpgo: SftpgoProcess, pair: tuple[Client, Client]) -> None:
+def test_every_way_around_the_own_folder_is_closed(
+    sftpgo: SftpgoProcess, pair: tuple[Client, Client], count: Count
+) -> None:
     me, other = pair
     mine, theirs, sftp = me.path, other.path, me.sftp
     furnish(sftpgo.folder(me.login.node_id))
@@ -205,6 +207,7 @@ def test_every_way_around_the_own_folder_is_closed(sftpgo: SftpgoProcess, pair: 
         (lambda: write(sftp, f"{NODES}/nobody/{NEW}.part"), DENIED),
         (lambda: sftp.listdir(f"{NODES}/nobody"), ABSENT),
     ]
+    count("ways around the own folder, tried on SFTPGo", len(cases))
     for number, (operation, expected) in enumerate(cases):
         assert verdict(operation) == expected, number
     assert contents(sftpgo.folder(other.login.node_id)) == before

@@ -42,8 +42,9 @@ HUBS = ("embedded hub", pytest.param("sftpgo", marks=pytest.mark.sftpgo))
 
 
 @pytest.fixture(params=HUBS)
-def managed(request: pytest.FixtureRequest) -> Iterator[ManagedHub]:
+def managed(request: pytest.FixtureRequest, count: Callable[[str, int], None]) -> Iterator[ManagedHub]:
     """A further hub is one more parameter here."""
+    count(f"HubAdmin, cases on {request.param}", 1)
     name = {"embedded hub": "hub_process", "sftpgo": "sftpgo_process"}[request.param]
     process: HubProcess = request.getfixturevalue(name)
     admin: EmbeddedHubAdmin | SftpgoHubAdmin

@@ -37,8 +37,11 @@ class _Site:
 
 
 @pytest.fixture(params=["directory", "embedded hub", pytest.param("sftpgo", marks=pytest.mark.sftpgo)])
-def new_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Site]]:
+def new_site(
+    request: pytest.FixtureRequest, tmp_path: Path, count: Callable[[str, int], None]
+) -> Iterator[Callable[[], Site]]:
     """Makes nodes that share a hub. A further hub is one more parameter here."""
+    count(f"exchange, cases on {request.param}", 1)
     made: list[_Site] = []
 
     def directory() -> Site:
