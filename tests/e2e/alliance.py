@@ -212,13 +212,12 @@ class Alliance:
     def accept(self, node_id: str, run_id: str) -> bool:
         return self.site(node_id, "POST", f"/runs/{run_id}/accept").status_code < 300
 
-    def site(self, node_id: str, method: str, path: str) -> httpx.Response:
+    def site(self, node_id: str, method: str, path: str, body: object = None) -> httpx.Response:
         """The site API of one agent. 599 while the agent is not up."""
         try:
             site = json.loads((self.root / node_id / "site.json").read_text())
-            return httpx.request(
-                method, site["url"] + path, headers={"Authorization": f"Bearer {site['token']}"}, timeout=30
-            )
+            headers = {"Authorization": f"Bearer {site['token']}"}
+            return httpx.request(method, site["url"] + path, json=body, headers=headers, timeout=30)
         except (FileNotFoundError, httpx.TransportError, json.JSONDecodeError):
             return httpx.Response(599)
 
