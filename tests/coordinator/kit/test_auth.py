@@ -43,6 +43,27 @@ def test_a_node_is_known_by_token(probed: Alliance, node: NodeSpeaker) -> None:
         assert code(reply) == (401, "node_token_invalid"), wrong
 
 
+def test_tokens_are_compared_whole_whether_the_node_exists_or_not(
+    probed: Alliance, node: NodeSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digests of one length, by `compare_digest`: the time of a refusal tells neither names nor signs of a token."""
+    compared: list[tuple[int, int]] = []
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((len(one), len(other)))
+        return one == other
+
+    monkeypatch.setattr("coordinator.kit.auth.hmac.compare_digest", compare)
+    counts = []
+    for token in ("hsln_alpha_wrong", "hsln_nobody_wrong", "x", node.token[:-1] + "!"):
+        compared.clear()
+        node.token = token
+        assert node.post(PROBE).status_code == 401
+        assert set(compared) == {(64, 64)}
+        counts.append(len(compared))
+    assert len(set(counts)) == 1
+
+
 def test_a_created_node_has_no_token_that_works(probed: Alliance, node: NodeSpeaker) -> None:
     probed.add("gamma")
     assert code(node.post(PROBE, Authorization="Bearer hsln_gamma_")) == (401, "node_token_invalid")
