@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _SETTINGS = {
 @pytest.fixture
 def count(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], None]]:
     """For the lines at the end of a run: how many cells or cases of a suite this test went through, and where."""
-    for counter in counting.counter_of(request, "cells and cases"):
+    with contextmanager(counting.counter_of)(request, "cells and cases") as counter:
         yield lambda what, number=1: counter.update({what: number})
 
 
