@@ -9,7 +9,7 @@ from hsl_model.protocol.messages import FusedFile, PlanEntry, RefusalKind, Refus
 from hsl_model.protocol.states import NodePhase
 from node_agent.context import Context
 from node_agent.errors import NotYet
-from node_agent.facts import RoundFacts
+from node_agent.facts import PlanFacts, RoundFacts
 from node_agent.phases.collecting import local_manifest, wait_for_trust
 from node_agent.phases.models import expected_specs
 
