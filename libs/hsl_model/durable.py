@@ -78,17 +78,21 @@ def write_private(path: Path, data: bytes) -> None:
 
 def publish(temporary: Path, final: Path) -> None:
     """Give a finished file its name. Both must lie in one folder; afterwards bytes and name are on the disk."""
-    _fsync(temporary)
+    fsync(temporary)
     temporary.replace(final)
-    _fsync(final.parent)
+    fsync(final.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Names that were given or taken in it are on the disk."""
-    _fsync(folder)
+def make_folder(path: Path) -> None:
+    """For its owner only, and those above it as well. The name survives a power cut, like the files in it."""
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True, mode=0o700)
+    fsync(path.parent)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Bytes of a file, or names of a folder, are on the disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from embedded_hub.access import Place, Wish, absent, check, resolve
+from hsl_model.durable import fsync
 from hsl_model.protocol import paths
 from hsl_model.protocol.errors import RemotePathError
 
@@ -29,7 +30,7 @@ class HubFiles:
 
     def make_folder(self, node_id: str) -> None:
         self._folder(node_id).mkdir(exist_ok=True)
-        _fsync(self._root / "nodes")
+        fsync(self._root / "nodes")
 
     def names(self, node_id: str) -> list[tuple[str, int]]:
         """Name and size of each file of the layout in a node's folder, parts too, sorted."""
@@ -117,7 +118,7 @@ class HubFiles:
 
     def settle_names(self, node_id: str) -> None:
         """After a rename: the new name is on the disk. Blocks."""
-        _fsync(self._folder(node_id))
+        fsync(self._folder(node_id))
 
     def sha256(self, node_id: str, raw: bytes) -> str:
         descriptor = self.open_for_reading(node_id, raw)
@@ -148,11 +149,3 @@ def _is_known(node_id: str, name: str) -> bool:
     except RemotePathError:
         return False
     return True
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -68,6 +68,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE peer_keys (node_id TEXT PRIMARY KEY, key TEXT NOT NULL, since TEXT NOT NULL, how TEXT NOT NULL);
     CREATE TABLE offered_hub (id INTEGER PRIMARY KEY CHECK (id = 1), hub TEXT NOT NULL);
     """,
+    "CREATE TABLE forgotten_files (sha256 TEXT PRIMARY KEY)",
 )
 
 

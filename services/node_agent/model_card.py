@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from hsl_model.durable import publish, write_bytes
+from hsl_model.durable import make_folder, publish, write_bytes
 from hsl_model.protocol.config import Message, NodeId, RunConfig, Sha256
 from hsl_model.protocol.manifest import RunId, canonical_json
 from hsl_model.protocol.messages import ValidationMetrics
@@ -85,7 +85,7 @@ def _card(node_id: str, facts: RoundFacts, round_number: int, digest: str, files
 def _write(settings: NodeSettings, files: Collection[Path], card: ModelCard) -> None:
     """Cards last: a card names only files that are there."""
     folder = settings.model_folder(card.run_id)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder)
     for path in files:
         _link(path, folder / path.name)
     write_bytes(folder / _name(card.round_number), canonical_json(card))

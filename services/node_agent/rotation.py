@@ -102,20 +102,20 @@ def put_in_place(settings: NodeSettings) -> None:
     _move(folder / SIGNING_KEY, keys / SIGNING_KEY)
     _move(folder / TOKEN, settings.workdir / TOKEN)
     (folder / REQUEST).unlink(missing_ok=True)
-    durable.sync_folder(folder)
+    durable.fsync(folder)
     shutil.rmtree(folder)
-    durable.sync_folder(keys)
+    durable.fsync(keys)
 
 
 def settled(settings: NodeSettings) -> None:
     """The hub has let the new SSH key in: the old one is of no more use."""
     (settings.keys_folder / SSH_KEY_BEFORE).unlink(missing_ok=True)
-    durable.sync_folder(settings.keys_folder)
+    durable.fsync(settings.keys_folder)
 
 
 def _move(source: Path, target: Path) -> None:
     """Durable in both folders, the new name first."""
     if source.exists():
         source.replace(target)
-        durable.sync_folder(target.parent)
-        durable.sync_folder(source.parent)
+        durable.fsync(target.parent)
+        durable.fsync(source.parent)

@@ -1,7 +1,8 @@
 """The files this node keeps, each named by its SHA-256, with a row for every reason it is kept.
 
 A file is deleted when no reason is left. Reasons end when the coordinator says so (`release_before`, `keep`), and never
-for the newest fused model, this node's newest own tensors, or the run's initial weights (rule 7).
+for the newest fused model, this node's newest own tensors, or the run's initial weights (rule 7). That it is to go is
+noted with the end of its last reason, and until the disk has let it go: no crash leaves a file that nobody speaks of.
 """
 
 import os
@@ -13,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from hsl_model.checkpoint import FileFacts, sha256_file
-from hsl_model.durable import check_room, publish, told_when_full
+from hsl_model.durable import check_room, fsync, publish, told_when_full
 from node_agent.exchange.base import local_part
 from node_agent.journal import Journal
 
@@ -71,7 +72,7 @@ class Store:
                 return
             for other in others:
                 self._forget(other)
-        self._sweep({other.sha256 for other in others})
+        self._sweep()
 
     def take(self, made: FileFacts, run_id: str, round_number: int, kind: FileKind) -> None:
         """Take a file that the child or a fusion made. The original stays, so that its maker can be asked again."""
@@ -134,7 +135,7 @@ class Store:
             for file in files:
                 if file.round_number < before_round and file.sha256 not in keep and not _is_recent(file, files):
                     self._forget(file)
-        return self._sweep({file.sha256 for file in files})
+        return self._sweep()
 
     def finish_run(self, run_id: str) -> int:
         """The run is over for this node: updates go, models stay."""
@@ -142,7 +143,7 @@ class Store:
             files = [file for file in self._files(run_id) if file.kind is FileKind.UPDATE]
             for file in files:
                 self._forget(file)
-        return self._sweep({file.sha256 for file in files})
+        return self._sweep()
 
     def remove_parts(self) -> None:
         """Delete half-finished files. Only while nothing is being downloaded."""
@@ -150,7 +151,11 @@ class Store:
             path.unlink(missing_ok=True)
 
     def remove_orphans(self) -> None:
-        """Delete half-finished files that nothing here speaks of; a download that goes on keeps what it has."""
+        """Delete what an earlier life forgot, and half-finished files; a download that goes on keeps what it has.
+
+        Whole files that the journal never spoke of stay: an admin lays initial weights here.
+        """
+        self._sweep()
         kept = self.kept()
         for path in self._unfinished():
             if path.suffix != ".part" or path.name.partition(".")[0] not in kept:
@@ -175,23 +180,33 @@ class Store:
                 "DELETE FROM kept_files WHERE sha256 = ? AND run_id = ? AND round_number = ? AND kind = ?",
                 (file.sha256, file.run_id, file.round_number, file.kind),
             )
+            connection.execute("INSERT OR IGNORE INTO forgotten_files (sha256) VALUES (?)", (file.sha256,))
 
-    def _sweep(self, candidates: Collection[str]) -> int:
-        """Delete those files for which no reason is left. After the commit: a crash leaves a file, never a gap.
+    def _sweep(self) -> int:
+        """Delete the forgotten files for which no reason is left. After the commit: a crash leaves a file, never a gap.
 
-        Under the journal's lock, so that nobody records a reason between the look and the deletion.
+        Each under the journal's lock, so that nobody records a reason between the look and the deletion. Their note
+        goes when a power cut cannot bring them back any more.
         """
-        num_deleted = 0
-        for sha256 in sorted(candidates):
-            with self._journal.transaction() as connection:
-                wanted = connection.execute("SELECT 1 FROM kept_files WHERE sha256 = ?", (sha256,)).fetchone()
-                if wanted is not None:
-                    continue
-                local_part(self.path(sha256)).unlink(missing_ok=True)
-                if self.has(sha256):
-                    self.discard(sha256)
-                    num_deleted += 1
+        with self._journal.transaction() as connection:
+            forgotten = [row["sha256"] for row in connection.execute("SELECT sha256 FROM forgotten_files")]
+        if not forgotten:
+            return 0
+        num_deleted = sum(self._delete_unless_wanted(sha256) for sha256 in sorted(forgotten))
+        fsync(self.folder)
+        with self._journal.transaction() as connection:
+            connection.executemany("DELETE FROM forgotten_files WHERE sha256 = ?", [(sha256,) for sha256 in forgotten])
         return num_deleted
+
+    def _delete_unless_wanted(self, sha256: str) -> bool:
+        """Whether there was a whole file to delete."""
+        with self._journal.transaction() as connection:
+            if connection.execute("SELECT 1 FROM kept_files WHERE sha256 = ?", (sha256,)).fetchone() is not None:
+                return False
+            local_part(self.path(sha256)).unlink(missing_ok=True)
+            is_here = self.has(sha256)
+            self.discard(sha256)
+            return is_here
 
 
 def _is_recent(file: KeptFile, files: Collection[KeptFile]) -> bool:

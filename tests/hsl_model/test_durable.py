@@ -38,3 +38,15 @@ def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_the_return
     monkeypatch.setattr(Path, "replace", recording_replace)
     durable.write_bytes(tmp_path / "a", b"x")
     assert steps == ["fsync a.tmp", "rename a.tmp a", f"fsync {tmp_path.name}"]
+
+
+def test_a_folder_and_those_above_it_have_their_names_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[str] = []
+    monkeypatch.setattr(durable, "fsync", lambda path: settled.append(path.name))
+    durable.make_folder(tmp_path / "models" / "run")
+    assert settled == [tmp_path.name, "models"]
+    durable.make_folder(tmp_path / "models" / "run")  # made before a crash, perhaps, and its name not on the disk
+    assert settled == [tmp_path.name, "models", "models"]
+    assert (tmp_path / "models" / "run").stat().st_mode & 0o777 == 0o700

@@ -62,7 +62,7 @@ def cut_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return step_or_end
 
     monkeypatch.setattr(durable, "publish", counted(durable.publish))
-    monkeypatch.setattr(durable, "sync_folder", counted(durable.sync_folder))
+    monkeypatch.setattr(durable, "fsync", counted(durable.fsync))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
     monkeypatch.setattr(rotation.shutil, "rmtree", counted(rotation.shutil.rmtree))
     return lambda: done

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import node_agent.store
 from hsl_model.checkpoint import FileFacts, write_tensors
 from hsl_model.protocol.clock import ManualClock
 from node_agent.exchange.base import local_part
@@ -100,6 +101,39 @@ def test_a_finished_run_keeps_its_models(store: Store) -> None:
     update = take(store, 3.0, 1, FileKind.UPDATE)
     assert store.finish_run(RUN) == 1
     assert [store.has(sha256) for sha256 in (fused, private, update)] == [True, True, False]
+
+
+@pytest.mark.parametrize("stage", ["before the file is gone", "before the folder is on the disk"])
+def test_a_file_forgotten_before_a_crash_goes_at_the_next_start(
+    store: Store, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Killed between the commit and the deletion; or the power went, and the deletion with it."""
+    sha256 = take(store, 1.0, 1, FileKind.UPDATE)
+    raw = store.path(sha256).read_bytes()
+    place, name = (Store, "discard") if stage == "before the file is gone" else (node_agent.store, "fsync")
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, name, crash)
+        with pytest.raises(KeyboardInterrupt):
+            store.finish_run(RUN)
+    store.path(sha256).write_bytes(raw)
+    stranger = store.path("a" * 64)
+    stranger.write_bytes(b"initial weights of an admin")
+    Store(store.folder, store._journal).remove_orphans()
+    assert list(store.folder.iterdir()) == [stranger]
+
+
+def test_a_forgotten_file_that_is_wanted_again_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_sweep", lambda self: 0)
+        sha256 = take(store, 1.0, 1, FileKind.UPDATE)
+        store.finish_run(RUN)
+    assert take(store, 1.0, 2, FileKind.UPDATE) == sha256
+    store.remove_orphans()
+    assert store.has(sha256)
 
 
 def test_parts_are_removed_and_files_are_not(store: Store) -> None:

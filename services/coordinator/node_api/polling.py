@@ -109,8 +109,11 @@ class LongPoll:
             held = await self.snapshots.newest()
         held = await self._watched(held, node_id, request)
         give_up_at = clock.monotonic() + request.wait_s
-        # What it was told from this very snapshot a moment ago need not be worked out again.
-        wish = None if held.told.get(node_id) == request.known_version else told(node_id, held.snapshot, clock.now())
+        # What it was told from this very snapshot a moment ago need not be worked out again. An agent that has just
+        # started knows nothing, and is told at once.
+        known = request.known_version
+        is_new = known is None or held.told.get(node_id) != known
+        wish = told(node_id, held.snapshot, clock.now()) if is_new else None
         while wish is None or wish.version == request.known_version:
             left_s = give_up_at - clock.monotonic()
             if wish is not None and (left_s <= 0 or self._kernel.notifier.closed):

@@ -95,14 +95,17 @@ def _fused_model(facts: RoundFacts, digest: str, sha256: str | None, num_bytes: 
 
 
 def adopting(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]:
-    """Validate the model the next round begins with, report, and keep it. Validated once, reported until heard."""
+    """Validate the model the next round begins with, keep it, and report. Validated once, reported until heard.
+
+    Kept first: with the last report the run may be over, and a node that starts again then adopts nothing any more.
+    """
     files = adopted_files(context, facts)
     if facts.validation is None:
         request = m.Validate(work=context.work(facts, files))
         reply = context.trainer(facts.run_id).ask(request, m.Validated, keep_going=context.may_finish)
         return NodePhase.ADOPTING, facts.model_copy(update={"validation": reply.metrics})
-    keep_record(context, facts, _report(context, facts))
     write_model_card(context.settings, context.node_id, facts, files)
+    keep_record(context, facts, _report(context, facts))
     shutil.rmtree(context.settings.round_folder(facts.run_id, facts.round_number), ignore_errors=True)
     return NodePhase.IDLE, facts
 

@@ -156,6 +156,16 @@ def test_an_unknown_version_is_answered_at_once(federation: Federation) -> None:
     assert DesiredState.model_validate_json(reply.content).assignment is not None
 
 
+def test_an_agent_that_has_just_started_is_answered_at_once_although_nothing_changes(federation: Federation) -> None:
+    federation.begin()
+    poll = Poll(federation["node-a"])
+    poll.request = DesiredRequest(wait_s=50)
+    federation.move("pause")
+    assert federation["node-b"].desired().assignment is not None  # the newest snapshot was read for somebody else
+    poll.start()
+    assert poll.result().assignment is not None
+
+
 def test_forty_waiting_polls_leave_threads_and_sessions_to_others(federation: Federation) -> None:
     """More polls than the thread pool has threads or the database has connections."""
     federation.begin()
