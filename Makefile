@@ -8,7 +8,7 @@ ARGS   ?=
 HUB    ?= embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sftpgo toxiproxy test test-long faults check bench lock clean
+.PHONY: help demo sftpgo toxiproxy test test-long faults crash-points check bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ faults: $(STAMP) toxiproxy ## wire faults and the soak, with their counts (ARGS=
 
 test-long: $(STAMP) ## the long forms as well
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+crash-points: $(STAMP) ## kill and cut the power at every durable step of an alliance in turn
+	$(BIN)/python -m tests.crash $(ARGS)
 
 check: $(STAMP) ## lint, types, import contracts
 	$(BIN)/ruff check .

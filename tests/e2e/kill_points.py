@@ -24,12 +24,6 @@ class KillPoints:
             os.fsync(file.fileno())
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def count(self, name: str) -> int:
-        """The how-manieth time this is, over all lives of the process."""
-        with (self._markers.parent / f"{self._markers.name}.count-{name}").open("ab+") as file:
-            file.write(b".")
-            return file.tell()
-
     @staticmethod
     def environment(points: list[str], markers: Path) -> dict[str, str]:
         return {"HSL_TEST_KILL": ",".join(points), "HSL_TEST_KILL_MARKERS": str(markers)}

@@ -1,4 +1,6 @@
-"""kill -9 of any one process at any phase, started again, or a bad line: the digests of an undisturbed run.
+"""kill -9 of agent or training child at any phase, started again, or a bad line: the digests of an undisturbed run.
+
+With real training children; coordinator and hub, and every durable step of an agent, are killed in `tests/crash`.
 
 In one file, so that one worker makes the undisturbed run once.
 """
@@ -58,33 +60,6 @@ def test_the_training_child_killed_while_it_trains_and_validates(
     assert run_disturbed(alliance) == undisturbed
     assert died_at(markers) == {point.replace(":", "_") for point in points}
     assert alliance.services[VICTIM].num_kills == 0, "the daemon survives its child"
-
-
-def test_the_coordinator_killed_at_every_kind_of_message(
-    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path
-) -> None:
-    """Twice at each: before it is handled, and when the transaction is committed and nobody was answered."""
-    kinds = ["initial", "announce", "fusion", "heartbeat", "desired"]
-    points = [f"{moment}:{kind}" for kind in kinds for moment in ("before", "after")]
-    markers = tmp_path / "markers"
-    alliance = new_alliance(
-        coordinator_module="tests.e2e.killed_coordinator",
-        coordinator_environment=KillPoints.environment(points, markers),
-    )
-    assert run_disturbed(alliance) == undisturbed
-    assert died_at(markers) == {point.replace(":", "_") for point in points}
-
-
-def test_the_hub_killed_while_files_come_and_go(
-    new_alliance: NewAlliance, undisturbed: list[str | None], tmp_path: Path
-) -> None:
-    """Every update is some 30 writes of 32 KiB, so the points lie in the first files and in later rounds."""
-    points = ["before:write:1", "after:write:7", "before:close:2", "before:sha256:2", "before:rename:2"]
-    points += ["after:rename:1", "before:rename:5", "before:open_for_reading:1", "after:open_for_reading:6"]
-    markers = tmp_path / "markers"
-    alliance = new_alliance(hub_module="tests.e2e.killed_hub", hub_environment=KillPoints.environment(points, markers))
-    assert run_disturbed(alliance) == undisturbed
-    assert died_at(markers) == {point.replace(":", "_") for point in points}
 
 
 def test_a_line_that_loses_repeats_and_delays_messages_and_replies(

@@ -1,10 +1,11 @@
-"""A training child without torch: the same lines on the same pipes, a network of five numbers. Standard library only,
-so that it starts in milliseconds.
+"""A training child without torch: the same lines on the same pipes, a network of a few numbers. Standard library
+only, so that it starts in milliseconds.
 
-    python fake_trainer.py [--hold FILE] [--die FILE] [--fail CODE] RUN_FOLDER
+    python fake_trainer.py [--hold FILE] [--die FILE] [--fail CODE] [--weights N] RUN_FOLDER
 
 While `--hold` exists, training waits (and can be interrupted). If `--die` exists, training removes it and dies.
-`--fail`: `prepare` answers with that error. What was asked is appended to RUN_FOLDER/../asked.jsonl.
+`--fail`: `prepare` answers with that error. `--weights`: how many numbers the network has beside its counter. What was
+asked is appended to RUN_FOLDER/../asked.jsonl.
 """
 
 import argparse
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--hold", type=Path)
     parser.add_argument("--die", type=Path)
     parser.add_argument("--fail")
+    parser.add_argument("--weights", type=int, default=4)
     parser.add_argument("run_folder", type=Path)
     options = parser.parse_args()
     options.run_folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,8 @@ def prepare(request: dict, options: argparse.Namespace) -> dict:
 
 
 def describe(request: dict, options: argparse.Namespace) -> dict:
-    specs = [{"name": "counter", "dtype": "I64", "shape": []}, {"name": "weight", "dtype": "F32", "shape": [4]}]
+    weight = {"name": "weight", "dtype": "F32", "shape": [options.weights]}
+    specs = [{"name": "counter", "dtype": "I64", "shape": []}, weight]
     shared = [] if request["config"]["method"]["name"] == "local" else specs
     if request["config"]["method"]["name"] == "fedbn":
         shared = specs[1:]
@@ -79,7 +82,7 @@ def describe(request: dict, options: argparse.Namespace) -> dict:
 def initialise(request: dict, options: argparse.Namespace) -> dict:
     folder = Path(request["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    made = write(folder / "shared.safetensors", {"weight": [0.0, 1.0, 2.0, 3.0], "counter": 0})
+    made = write(folder / "shared.safetensors", {"weight": [float(n) for n in range(options.weights)], "counter": 0})
     return trained(made, None, 0)
 
 
@@ -140,7 +143,7 @@ def overlay(paths: list[str]) -> dict:
         size = int.from_bytes(raw[:8], "little")
         for name, entry in json.loads(raw[8 : 8 + size]).items():
             begin, end = (8 + size + offset for offset in entry["data_offsets"])
-            values = struct.unpack("<4f" if name == "weight" else "<q", raw[begin:end])
+            values = struct.unpack(f"<{(end - begin) // 4}f" if name == "weight" else "<q", raw[begin:end])
             model[name] = list(values) if name == "weight" else values[0]
     return model
 
@@ -148,8 +151,9 @@ def overlay(paths: list[str]) -> dict:
 def write(path: Path, model: dict) -> dict:
     data, entries = b"", {}
     for name in sorted(model):  # counter (8 bytes an element) before weight (4)
-        raw = struct.pack("<q", model[name]) if name == "counter" else struct.pack("<4f", *model[name])
-        dtype, shape = ("I64", []) if name == "counter" else ("F32", [4])
+        size = 1 if name == "counter" else len(model[name])
+        raw = struct.pack("<q", model[name]) if name == "counter" else struct.pack(f"<{size}f", *model[name])
+        dtype, shape = ("I64", []) if name == "counter" else ("F32", [size])
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
     header = json.dumps(entries, separators=(",", ":")).encode()

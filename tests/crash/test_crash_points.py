@@ -1,0 +1,55 @@
+"""A few strikes of every sort, drawn from all; `make crash-points` does all of them, `make test-long` each alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.e2e.alliance import ROOT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+def strike(*options: str) -> dict[str, Any]:
+    """The figures of a campaign that ended well."""
+    if shutil.which("gcc") is None:
+        reason = "gcc is not installed (Debian: gcc, libc6-dev): no power can be cut without `power.c`"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    command = [sys.executable, "-m", "tests.crash", "--workers", "1", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def test_a_sample_of_kills_and_power_cuts() -> None:
+    figures = strike("--sample", "24")
+    assert figures["points"] > 300, "the hook is not where it was"
+    assert figures["kills"] + figures["hub_kills"] + figures["power_cuts"] + figures["not_met"] == 24
+    assert figures["not_met"] <= 2, "most points are there in every run"
+
+
+@pytest.mark.parametrize(
+    ("harms", "only"),
+    [
+        ("kill", r"coordinator .*commit .*round\."),  # the ledger and the tables in one transaction
+        ("power,names", "site-2 .* round 3 .*adopting .*(commit phase|models)"),  # the last model survives
+    ],
+    ids=["commits", "models"],
+)
+def test_where_a_mistake_would_show(harms: str, only: str) -> None:
+    """What the planted bugs are held against (`tests/planted`)."""
+    figures = strike("--harms", harms, "--only", only)
+    assert figures["kills"] + figures["power_cuts"] >= 3
+
+
+@pytest.mark.long
+@pytest.mark.timeout(6 * 3600)
+def test_every_occurrence_in_a_run_of_its_own() -> None:
+    strike("--long", "--workers", str(len(os.sched_getaffinity(0))))
