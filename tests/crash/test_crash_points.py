@@ -29,9 +29,9 @@ def strike(*options: str) -> dict[str, Any]:
 
 
 def test_a_sample_of_kills_and_power_cuts() -> None:
-    figures = strike("--sample", "24")
+    figures = strike("--sample", "16")
     assert figures["points"] > 300, "the hook is not where it was"
-    assert figures["kills"] + figures["hub_kills"] + figures["power_cuts"] + figures["not_met"] == 24
+    assert figures["kills"] + figures["hub_kills"] + figures["power_cuts"] + figures["not_met"] == 16
     assert figures["not_met"] <= 2, "most points are there in every run"
 
 
@@ -39,7 +39,7 @@ def test_a_sample_of_kills_and_power_cuts() -> None:
     ("harms", "only"),
     [
         ("kill", r"coordinator .*commit .*round\."),  # the ledger and the tables in one transaction
-        ("power,names", "site-2 .* round 3 .*adopting .*(commit phase|models)"),  # the last model survives
+        ("power,names", "site-2 .* round 3 .*adopting .*before replace models"),  # the last model survives
     ],
     ids=["commits", "models"],
 )
