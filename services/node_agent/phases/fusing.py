@@ -28,7 +28,7 @@ def fusing(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts]:
     else:
         fused = _FUSIONS[facts.fused_kind](context, facts)
     facts = facts.model_copy(update={"fused": fused, "validation": None})
-    _report(context, facts)
+    context.client.report_fusion(facts.run_id, facts.round_number, _report(context, facts))
     if context.node_id in facts.plan.fusers:
         _publish(context, facts, fused)
     return NodePhase.ADOPTING, facts
@@ -104,8 +104,10 @@ def adopting(context: Context, facts: RoundFacts) -> tuple[NodePhase, RoundFacts
         request = m.Validate(work=context.work(facts, files))
         reply = context.trainer(facts.run_id).ask(request, m.Validated, keep_going=context.may_finish)
         return NodePhase.ADOPTING, facts.model_copy(update={"validation": reply.metrics})
+    report = _report(context, facts)
     write_model_card(context.settings, context.node_id, facts, files)
-    keep_record(context, facts, _report(context, facts))
+    keep_record(context, facts, report)
+    context.client.report_fusion(facts.run_id, facts.round_number, report)
     shutil.rmtree(context.settings.round_folder(facts.run_id, facts.round_number), ignore_errors=True)
     return NodePhase.IDLE, facts
 
@@ -115,7 +117,7 @@ def _report(context: Context, facts: RoundFacts) -> FusionReport:
     if fused is None:
         raise LookupError("nothing fused yet")
     is_common = facts.fused_kind is Fused.COMMON
-    report = FusionReport(
+    return FusionReport(
         plan_version=fused.plan_version,
         fused_digest=fused.digest,
         file_sha256=fused.model_sha256 if is_common else None,
@@ -124,5 +126,3 @@ def _report(context: Context, facts: RoundFacts) -> FusionReport:
         validation=facts.validation,
         costs=context.costs(facts),
     )
-    context.client.report_fusion(facts.run_id, facts.round_number, report)
-    return report
