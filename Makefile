@@ -6,9 +6,10 @@ STAMP   = $(VENV)/.installed
 UV_VERSION = 0.13.9
 ARGS   ?=
 HUB    ?= embedded
+SEEDS  ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sftpgo toxiproxy test test-long faults crash-points check bench lock clean
+.PHONY: help demo sftpgo toxiproxy test test-long faults crash-points simulate check bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +42,9 @@ test-long: $(STAMP) ## the long forms as well
 
 crash-points: $(STAMP) ## kill and cut the power at every durable step of an alliance in turn
 	$(BIN)/python -m tests.crash $(ARGS)
+
+simulate: $(STAMP) ## coordinator and agents on a virtual clock, faults drawn from a seed (SEEDS=10000, ARGS="--record")
+	$(BIN)/python -m tests.simulator --seeds $(SEEDS) $(ARGS)
 
 check: $(STAMP) ## lint, types, import contracts
 	$(BIN)/ruff check .

@@ -66,6 +66,8 @@ def parse_file(path: Path) -> object:
         return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as error:
         raise BadInputError(reason=f"Cannot read {path}: {error.strerror}.") from error
+    except RecursionError as error:
+        raise BadInputError(reason=f"{path} is nested too deeply to be a run configuration.") from error
     except ValueError as error:  # also tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise BadInputError(reason=f"{path} is not valid {kind}: {error}.") from error

@@ -283,24 +283,24 @@ class Errands(threading.Thread):
         context.store.finish_run(run_id)
         folder = context.settings.run_folder(run_id)
         if folder.exists():
-            self._remove_remote_parts()
+            self._remove_remote_parts(self._under_way)
             shutil.rmtree(folder)
         return True
 
     def _tidy(self, occasion: str) -> bool:
-        self._remove_remote_parts()
+        self._remove_remote_parts(self._may_be_uploaded)
         self._tidied.add(occasion)
         return True
 
-    def _remove_remote_parts(self) -> None:
-        """Half-written files of ours on the hub that nothing in the journal speaks of.
+    def _remove_remote_parts(self, wanted: Callable[[], frozenset[str]]) -> None:
+        """Half-written files of ours on the hub that nobody wants; asked anew for each of them.
 
         One that the main loop begins to write in this very moment is, at worst, written again.
         """
         hub = self._context.hub.get()
         for path in hub.list_own():
             found = paths.parse(path)
-            if isinstance(found, paths.TensorPath) and found.is_part and found.sha256 not in self._may_be_uploaded():
+            if isinstance(found, paths.TensorPath) and found.is_part and found.sha256 not in wanted():
                 hub.remove(path)
                 logger.info("a half-written file was removed from the hub", sha256=found.sha256)
 
@@ -312,3 +312,21 @@ class Errands(threading.Thread):
         if facts.left_out is not None and facts.update is not None and facts.accepted_sha256 != facts.update.sha256:
             kept -= {facts.update.sha256}
         return kept | ({facts.signed.sha256} if facts.signed is not None else frozenset())
+
+    def _under_way(self) -> frozenset[str]:
+        """What is uploaded now: a round's update and its manifest, and what others ask for.
+
+        When a run is over, that a file is kept is no reason: its models are, for ever; half of one would be, too.
+        """
+        desired, facts = self._context.mailbox.desired, self._context.journal.current().facts
+        found = {request.file_sha256 for request in desired.publish} if desired else set()
+        update, signed = (facts.update, facts.signed) if facts is not None else (None, None)
+        if (
+            facts is not None
+            and update is not None
+            and (facts.left_out is None or facts.accepted_sha256 == update.sha256)
+        ):
+            found.add(update.sha256)
+        if signed is not None:
+            found.add(signed.sha256)
+        return frozenset(found)

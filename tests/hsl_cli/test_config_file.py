@@ -64,6 +64,8 @@ def test_a_rule_across_keys_is_said_in_its_own_words(tmp_path: Path) -> None:
         ("run.toml", "name = ", "not valid TOML"),
         ("run.json", "{", "not valid JSON"),
         ("run.json", "[]", "not a run configuration"),
+        ("run.toml", "a = " + "[" * 50_000, "nested too deeply"),
+        ("run.json", "[" * 100_000, "nested too deeply"),
         ("run.yaml", "", "is a .toml or .json file"),
         ("run.json", " " * (1 << 20) + "1", "larger than a run configuration"),
     ],

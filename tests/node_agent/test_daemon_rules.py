@@ -478,6 +478,20 @@ def test_after_a_restart_orphan_parts_go_here_and_on_the_hub(scene: Scene) -> No
         assert wanted.exists()
 
 
+def test_at_the_end_of_a_run_half_of_a_kept_model_goes_from_the_hub(scene: Scene) -> None:
+    """The model stays here for ever; that alone kept the part, which nobody would have finished."""
+    scene.hold.touch()
+    with scene.hospital.running():
+        scene.until_training()
+        initial = scene.alliance.initial
+        assert initial is not None
+        part = scene.alliance.hub / f"nodes/{AGENT}/{initial.file_sha256}.part"
+        part.write_bytes(b"half")
+        scene.hold.unlink()
+        scene.until_finished()
+        scene.hospital.wait(lambda: not part.exists())
+
+
 def test_the_half_written_update_of_a_late_node_goes_from_the_hub(scene: Scene) -> None:
     """Its line kept breaking; then the plan froze without it, and there was no next try."""
     begun: list[str] = []

@@ -13,6 +13,8 @@ from node_agent.exchange.base import Exchange
 from node_agent.exchange.directory import DirectoryExchange
 from tests.embedded_hub.helpers import HubProcess
 from tests.sftpgo.helpers import SftpgoProcess
+from tests.simulator.faults import Faults
+from tests.simulator.files import FaultyExchange, HubFolder, NoCrossings
 
 _numbers = itertools.count(1)
 
@@ -36,7 +38,7 @@ class _Site:
         self.node_id, self.exchange, self.folder = node_id, exchange, folder
 
 
-@pytest.fixture(params=["directory", "embedded hub", pytest.param("sftpgo", marks=pytest.mark.sftpgo)])
+@pytest.fixture(params=["directory", "simulated", "embedded hub", pytest.param("sftpgo", marks=pytest.mark.sftpgo)])
 def new_site(
     request: pytest.FixtureRequest, tmp_path: Path, count: Callable[[str, int], None]
 ) -> Iterator[Callable[[], Site]]:
@@ -51,6 +53,14 @@ def new_site(
         made.append(_Site(node_id, DirectoryExchange(tmp_path / "hub", node_id), folder))
         return made[-1]
 
+    def simulated() -> Site:
+        """The simulator's, while no fault strikes."""
+        hub, node_id = HubFolder(tmp_path / "hub"), f"site-{next(_numbers)}"
+        hub.ensure_node(node_id)
+        exchange = FaultyExchange(hub, node_id, Faults(0, over=True), NoCrossings())
+        made.append(_Site(node_id, exchange, hub.folder(node_id)))
+        return made[-1]
+
     def served(name: str) -> Site:
         hub: HubProcess = request.getfixturevalue(name)
         login = hub.add(f"site-{next(_numbers)}")
@@ -58,7 +68,12 @@ def new_site(
         made.append(_Site(login.node_id, exchange, hub.folder(login.node_id)))
         return made[-1]
 
-    makers = {"directory": directory, "embedded hub": partial(served, "hub"), "sftpgo": partial(served, "sftpgo")}
+    makers = {
+        "directory": directory,
+        "simulated": simulated,
+        "embedded hub": partial(served, "hub"),
+        "sftpgo": partial(served, "sftpgo"),
+    }
     yield makers[request.param]
     for site in made:
         site.exchange.close()
