@@ -17,7 +17,7 @@ from tests.simulator.tally import Tally
 from tests.simulator.world import Outcome, forget_templates, simulate
 
 ROOT = Path(__file__).parents[2]
-NUM_SEEDS, NUM_LONG = 60, 10_000
+NUM_SEEDS, NUM_LONG = 20, 10_000
 FOUND_WITHIN = 200  # seeds
 
 
