@@ -33,6 +33,9 @@ class Connection:
     workdir: Annotated[
         Path, typer.Option(envvar="HSL_WORKDIR", help="Without --url and --token: read admin.json in this folder.")
     ] = DEFAULT_WORKDIR
+    ca_file: Annotated[
+        Path | None, typer.Option(envvar="HSL_CA_FILE", help="PEM of the alliance's authority. Default: public ones.")
+    ] = None
 
     def open(self) -> "Service":
         from hsl_cli.service import Service
@@ -47,7 +50,7 @@ class Connection:
                 reason="Which coordinator? Give --url and --token, set HSL_URL and HSL_ADMIN_TOKEN, "
                 f"or name the folder of a demo with --workdir (there is no admin.json in {self.workdir})."
             )
-        return Service(url, token, name="the coordinator")
+        return Service(url, token, name="the coordinator", ca_file=self.ca_file)
 
 
 @dataclasses.dataclass(frozen=True)

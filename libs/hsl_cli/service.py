@@ -1,6 +1,7 @@
 """Talking HTTP to a coordinator or to a site's agent, and turning every failure into one sentence."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -11,6 +12,7 @@ from hsl_cli.errors import BadInputError, CommandError, RefusedError, Unreachabl
 from hsl_model.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from hsl_model.protocol.messages import Problem
 from hsl_model.protocol.views import Page
+from node_agent.tls import checked_tls, distrust
 
 Model = TypeVar("Model", bound=BaseModel)
 PAGE_SIZE = 100
@@ -19,12 +21,21 @@ PAGE_SIZE = 100
 class Service:
     """One HTTP service: typed answers, `CommandError` for everything else."""
 
-    def __init__(self, url: str, token: str, *, name: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        name: str,
+        ca_file: Path | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self.url = url
         self.name = name
         headers = {"Authorization": f"Bearer {token}", PROTOCOL_HEADER: str(PROTOCOL_VERSION)}
         # 60 s: accepting a run makes a site read and check its images first.
-        self._http = httpx.Client(base_url=checked_address(url), headers=headers, timeout=60.0, transport=transport)
+        address, tls = checked_address(url), transport is not None or checked_tls(url, ca_file)
+        self._http = httpx.Client(base_url=address, headers=headers, timeout=60.0, verify=tls, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -69,10 +80,8 @@ class Service:
         try:
             reply = self._http.request(method, path, params=wanted, json=content)
         except httpx.HTTPError as error:
-            raise UnreachableError(
-                reason=f"Cannot reach {self.name} at {self.url} ({type(error).__name__}): is it running, "
-                "and is the address right?"
-            ) from error
+            why = f"Cannot reach {self.name} at {self.url} ({type(error).__name__}): is it running, "
+            raise UnreachableError(reason=distrust(error) or f"{why}and is the address right?") from error
         if reply.is_success:
             return reply
         raise _refusal(self.name, reply)

@@ -37,6 +37,7 @@ from hsl_model.protocol.retry import FailureKind
 from node_agent.egress import EgressLedger
 from node_agent.ledger_memory import LedgerMemory
 from node_agent.proxy import ProxyRefusedError, status_in
+from node_agent.tls import distrust
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -216,6 +217,8 @@ def _translated(error: Exception) -> CoordinatorError:
         return CoordinatorError(kind, ProxyRefusedError.code, ProxyRefusedError(status_in(error)).sentence())
     if kind is FailureKind.REJECTED:
         sentence = "The coordinator's address is not usable; check HSL_NODE_COORDINATOR_URL."
+    elif (doubt := distrust(error)) is not None:  # certificates are renewed and clocks are set: worth another try
+        return CoordinatorError(kind, "coordinator_certificate", doubt)
     else:
         sentence = f"The coordinator could not be reached ({type(error).__name__}); is the line up?"
     return CoordinatorError(kind, f"coordinator_{kind}", sentence)

@@ -62,7 +62,8 @@ def enrol(
     clock: Clock | None = None,
     http_transport: httpx.BaseTransport | None = None,
 ) -> NodeFile:
-    """Enrol the agent of `settings.workdir` and keep what came back. Raises `CoordinatorError` for a wrong code.
+    """Enrol the agent of `settings.workdir` and keep what came back. Raises `CoordinatorError` for a wrong code or
+    certificate, `PlainHttpError` for an address that must not be used.
 
     A site that was enrolled before keeps its keys, and with them its folder on the hub and everything it has signed.
     """

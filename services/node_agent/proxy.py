@@ -25,6 +25,7 @@ import httpx
 from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.retry import FailureKind
 from node_agent.settings import NodeSettings
+from node_agent.tls import checked_tls, is_loopback
 
 MAX_ANSWER_BYTES = 16_384  # a proxy that answers with a page instead of a tunnel must not fill our memory
 _STATUS = re.compile(rb"^HTTP/1\.[01] (\d{3})")
@@ -132,13 +133,6 @@ def _is_within(host: str, network: str) -> bool:
         return False
 
 
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 def connected(host: str, port: int, proxy: Proxy | None, timeout_s: float) -> socket.socket:
     """A TCP connection to `host`. Raises `OSError`, `ProxyRefusedError`. `timeout_s` bounds each step."""
     if proxy is None:
@@ -191,6 +185,5 @@ def way_out(settings: NodeSettings, url: str) -> httpx.BaseTransport:
 
 
 def tls_context(settings: NodeSettings, url: str) -> ssl.SSLContext:
-    """Whom the coordinator's certificate must come from: the well-known authorities, or SSL_CERT_FILE's."""
-    del settings, url
-    return httpx.create_ssl_context()
+    """Whom the coordinator's certificate must come from. Raises `PlainHttpError`, `CaFileError`."""
+    return checked_tls(url, settings.coordinator_ca_file)

@@ -11,10 +11,15 @@ from hsl_model.protocol.retry import RetryPolicy
 
 
 class NodeSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="HSL_NODE_", frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HSL_NODE_", frozen=True, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     workdir: Path = Field(description="everything the agent keeps; one agent per folder")
     coordinator_url: str | None = Field(default=None, description="None: the one it enrolled with")
+    coordinator_ca_file: Path | None = Field(
+        default=None, description="PEM: the alliance's authority, or the coordinator's certificate; None: public ones"
+    )
     device: Literal["cpu", "cuda"] = "cpu"
     num_threads: int = Field(default=1, ge=1, description="of the training child")
     snapshot_every_steps: int = Field(default=50, ge=1)

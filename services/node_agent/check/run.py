@@ -31,8 +31,9 @@ from node_agent.errors import NotEnrolledError
 from node_agent.journal import Journal
 from node_agent.main import paced_exchange
 from node_agent.private_files import write_private
-from node_agent.proxy import is_loopback, proxy_for, tls_context, way_out
+from node_agent.proxy import proxy_for, tls_context, way_out
 from node_agent.settings import NodeSettings
+from node_agent.tls import is_loopback
 
 PUBLISHED_MODEL_BYTES = 95_000_000  # 23,723,650 parameters; used where no batch was tried
 ASSUMED_MEMBERS = 3
