@@ -58,6 +58,7 @@ bench: $(STAMP) ## measured comparisons, JSON lines under benchmarks/results
 lock: $(STAMP) ## pin and hash the dependencies anew
 	$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-header --quiet --upgrade --extra coordinator --extra hub -o requirements/coordinator.txt
 	$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-header --quiet --upgrade --extra node -o requirements/node.txt
+	$(BIN)/uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --group pyproject.toml:build -o requirements/build.txt
 	$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-header --quiet --upgrade --all-extras --group dev -o requirements/dev.txt
 
 clean: ## forget the environment and caches

@@ -1,6 +1,7 @@
 """Reading a run's configuration from TOML or JSON, and saying which keys are wrong before anything is sent."""
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from hsl_cli.errors import BadInputError
 from hsl_model.protocol.config import RunConfig, TaskConfig
 
+STDIN = Path("-")
 MAX_CONFIG_BYTES = 1 << 20  # naming a data file by mistake must not read gigabytes
 
 
@@ -48,7 +50,8 @@ def _message(found: Any) -> str:
     if found["type"] == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     if found["type"] == "missing":
-        return "is required"
+        secret = str(found["loc"][-1]).endswith("_token")
+        return "is required; make one with `openssl rand -hex 24`" if secret else "is required"
     message = str(found["msg"]).removeprefix("Value error, ")
     given = found.get("input")
     shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
@@ -57,20 +60,27 @@ def _message(found: Any) -> str:
 
 def parse_file(path: Path) -> object:
     """What a .toml or .json file holds; `BadInputError` says why it cannot be read."""
+    if path == STDIN:
+        return _read(sys.stdin.buffer.read(MAX_CONFIG_BYTES), "the standard input", "TOML")
     if path.suffix not in (".toml", ".json"):
         raise BadInputError(reason=f"{path}: a configuration is a .toml or .json file.")
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise BadInputError(reason=f"{path} is larger than a configuration can be; is it the right file?")
-        text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        raw = path.read_bytes()
     except OSError as error:
         raise BadInputError(reason=f"Cannot read {path}: {error.strerror}.") from error
+    return _read(raw, str(path), "TOML" if path.suffix == ".toml" else "JSON")
+
+
+def _read(raw: bytes, name: str, kind: str) -> object:
+    try:
+        text = raw.decode()
+        return tomllib.loads(text) if kind == "TOML" else json.loads(text)
     except RecursionError as error:
-        raise BadInputError(reason=f"{path} is nested too deeply to be a run configuration.") from error
+        raise BadInputError(reason=f"{name} is nested too deeply to be a configuration.") from error
     except ValueError as error:  # also tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError
-        kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise BadInputError(reason=f"{path} is not valid {kind}: {error}.") from error
+        raise BadInputError(reason=f"{name} is not valid {kind}: {error}.") from error
 
 
 def load_task(path: Path) -> TaskConfig:

@@ -18,6 +18,9 @@ def add(
     node_id: NodeId,
     name: Annotated[str | None, typer.Option(help="Name for people; default: the id.")] = None,
     new_code: Annotated[bool, typer.Option("--new-code", help="A fresh code for a node that exists.")] = False,
+    public_url: Annotated[
+        str | None, typer.Option(envvar="HSL_PUBLIC_URL", help="Where sites reach the coordinator; default: as you do.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Add a node and print its one-time enrolment code. Only this answer shows the code."""
@@ -30,7 +33,7 @@ def add(
             made = coordinator.post(f"{node_path(node_id)}/code", NodeCreated)
         else:
             made = coordinator.post(NODES, NodeCreated, {"node_id": node_id, "display_name": name or node_id})
-        url = coordinator.url
+        url = public_url or coordinator.url
     if json:
         return print_json(made)
     say(f"{made.node_id} may enrol once within {seconds(made.expires_in_s)}. At the site:")

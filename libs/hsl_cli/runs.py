@@ -17,7 +17,9 @@ RunId = Annotated[str, typer.Argument(help="The run's id, as `hsl run list` show
 @grouped
 def create(
     connection: Connection,
-    config: Annotated[Path, typer.Option(help="The run's configuration, .toml or .json.", show_default=False)],
+    config: Annotated[
+        Path, typer.Option(help="The run's configuration, .toml or .json; - reads TOML from stdin.", show_default=False)
+    ],
     start: Annotated[bool, typer.Option("--start", help="Start it at once (members must have accepted).")] = False,
     json: JsonFlag = False,
 ) -> None:

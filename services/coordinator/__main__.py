@@ -1,5 +1,6 @@
 """`python -m coordinator`: settings from the environment, then serve."""
 
+import os
 import sys
 
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from coordinator.settings import CoordinatorSettings, explain
 
 def main() -> None:
     try:
-        settings = CoordinatorSettings()
+        settings = CoordinatorSettings(_secrets_dir=os.environ.get("HSL_SECRETS_FOLDER"))
     except ValidationError as error:
         sys.stderr.write(explain(error) + "\n")
         sys.exit(2)

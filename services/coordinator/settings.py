@@ -1,4 +1,8 @@
-"""What an alliance may set for its coordinator; environment variables `HSL_COORDINATOR_*`."""
+"""What an alliance may set for its coordinator; environment variables `HSL_COORDINATOR_*`.
+
+A secret may also be a file of that name in the folder `HSL_SECRETS_FOLDER`: more programs see the environment of a
+process than a file.
+"""
 
 from ipaddress import ip_network
 from pathlib import Path
@@ -12,7 +16,7 @@ PREFIX = "HSL_COORDINATOR_"
 MIN_SECRET_LENGTH = 24  # shorter ones can be guessed over the network within the life of an alliance
 MIN_DIFFERENT_SIGNS = 8
 DEFAULT_DATABASE_URL = "sqlite:///coordinator.db"
-_MAKE_ONE = "make one with `openssl rand -hex 24`"
+_MAKE_ONE = "make one with `openssl rand -hex 24` (under compose, deploy/make-secrets.sh makes all)"
 _WELL_KNOWN = (
     "changeme",
     "change-me",
@@ -40,6 +44,14 @@ def _strong(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _strong_password(url: str) -> str:
+    """A password in the address is a secret like the others. Without one: a socket, a certificate, a password file."""
+    password = None if url.startswith("sqlite") else make_url(url).password
+    if password:
+        _strong(SecretStr(str(password)))
+    return url
+
+
 Secret = Annotated[SecretStr, AfterValidator(_strong)]
 Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]  # as SFTPGo spells it
 
@@ -47,7 +59,7 @@ Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]  # 
 class CoordinatorSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    database_url: str = Field(
+    database_url: Annotated[str, AfterValidator(_strong_password)] = Field(
         default=DEFAULT_DATABASE_URL,
         pattern=r"^(sqlite:///[^:]|postgresql(\+psycopg)?://)",
         description="SQLite file (relative: below workdir), or postgresql://user:password@host/database",

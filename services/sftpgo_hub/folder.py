@@ -52,6 +52,7 @@ def environment(settings: HubSettings) -> dict[str, str]:
         "SFTPD__HOST_KEYS": settings.host_key_file,  # named, so that SFTPGo never makes others
         "HTTPD__BINDINGS__0__ADDRESS": settings.admin_host,
         "HTTPD__BINDINGS__0__PORT": settings.rest_port,
+        "TELEMETRY__BIND_ADDRESS": settings.metrics_host,
         "TELEMETRY__BIND_PORT": settings.metrics_port,
         "SMTP__TEMPLATES_PATH": settings.templates_folder,
         "LOADDATA_FROM": settings.provision_file,
@@ -99,7 +100,9 @@ def provision(settings: HubSettings) -> dict[str, object]:
 
 
 def _ping_env(settings: HubSettings) -> str:
-    return f"SFTPGO_TELEMETRY__BIND_ADDRESS=127.0.0.1\nSFTPGO_TELEMETRY__BIND_PORT={settings.metrics_port}\n"
+    return (
+        f"SFTPGO_TELEMETRY__BIND_ADDRESS={settings.metrics_host}\nSFTPGO_TELEMETRY__BIND_PORT={settings.metrics_port}\n"
+    )
 
 
 def _ensure_host_key(path: Path) -> str:

@@ -23,10 +23,8 @@ from hub_kit.process import lock_folder, until_signalled
 from sftpgo_hub.admin import Address, create_admin
 from sftpgo_hub.folder import environment, prepare
 from sftpgo_hub.program import find_program
-from sftpgo_hub.settings import HubSettings
+from sftpgo_hub.settings import ANYWHERE, HubSettings
 from sftpgo_hub.supervisor import Server, Supervisor
-
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a server that listens everywhere is asked
 
 _log = structlog.get_logger(__name__)
 
@@ -69,14 +67,14 @@ def _server(settings: HubSettings, program: str) -> Server:
         folder=folder,
         sftp=(_asked(settings.host), settings.port),
         health_urls=(
-            f"http://127.0.0.1:{settings.metrics_port}/healthz",
+            f"http://{_asked(settings.metrics_host)}:{settings.metrics_port}/healthz",
             f"http://{_asked(settings.admin_host)}:{settings.rest_port}/healthz",
         ),
     )
 
 
 def _asked(host: str) -> str:
-    return _ANYWHERE.get(host, host)
+    return ANYWHERE.get(host, host)
 
 
 def serve(settings: HubSettings) -> None:

@@ -2,13 +2,14 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hub_kit.settings import strong
 
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a server that listens everywhere is asked
 LOOPBACK = ("127.0.0.1/32", "::1/128")
 MAX_SECRET_BYTES = 72  # it is also a password of SFTPGo's, whose bcrypt takes no more
 
@@ -24,7 +25,9 @@ def _network(text: str) -> str:
 
 
 class HubSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="HSL_HUB_", frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HSL_HUB_", frozen=True, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     root: Path = Field(description="everything the hub keeps; one hub per folder")
     host: str = Field(default="127.0.0.1", description="address the SFTP server listens on")
@@ -35,11 +38,20 @@ class HubSettings(BaseSettings):
     admin_port: int = Field(default=2080, ge=0, le=65535, description="0: any free one; hub.json names it")
     admin_token: Annotated[SecretStr, AfterValidator(strong), AfterValidator(_fits)]
     rest_port: int = Field(default=2081, ge=1, le=65535, description="SFTPGo's REST API, on `admin_host`")
-    metrics_port: int = Field(default=2082, ge=1, le=65535, description="/metrics and /healthz, on loopback")
+    metrics_host: str = Field(default="127.0.0.1", description="another one only where Prometheus is elsewhere")
+    metrics_port: int = Field(default=2082, ge=1, le=65535, description="/metrics and /healthz, without a login")
     coordinator_addresses: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
         default=LOOPBACK, min_length=1, description="networks that may use REST, and that are never banned"
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _can_be_found(self) -> Self:
+        if self.public_host is None and self.host in ANYWHERE:
+            raise ValueError(
+                f"nodes cannot connect to {self.host}: set HSL_HUB_PUBLIC_HOST (under compose: HSL_DOMAIN)"
+            )
+        return self
 
     @property
     def files_folder(self) -> Path:

@@ -217,3 +217,32 @@ def test_watch_of_a_run_that_failed_is_exit_code_1(admin: Hsl, coordinator: Fake
     found = admin("run", "watch", "run-0000aaaa")
     assert found.exit_code == 1
     assert "an admin stopped it" in found.stderr
+
+
+def test_in_the_coordinators_container_no_token_is_typed(
+    hsl: Hsl, coordinator: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator.on_page("/api/v1/runs", a_run())
+    (tmp_path / "hsl_coordinator_admin_token").write_text("a-token-from-a-file\n")
+    monkeypatch.setenv("HSL_SECRETS_FOLDER", str(tmp_path))
+    monkeypatch.setenv("HSL_URL", coordinator.url)
+    assert hsl("run", "list").exit_code == 0
+    assert coordinator.asked[-1][3]["Authorization"] == "Bearer a-token-from-a-file"
+
+
+def test_a_new_node_is_told_the_address_that_sites_use(admin: Hsl, coordinator: FakeService) -> None:
+    made = {"node_id": "site-1", "code": "hslc_0123456789", "expires_in_s": 60.0}
+    coordinator.on("POST", "/api/v1/nodes", made)
+    assert (
+        "--coordinator https://public.example "
+        in admin("nodes", "add", "site-1", "--public-url", "https://public.example").stdout
+    )
+
+
+def test_a_run_is_created_from_the_standard_input(admin: Hsl, coordinator: FakeService) -> None:
+    coordinator.on("POST", "/api/v1/runs", a_run())
+    toml = 'name = "x"\nnodes = ["site-1"]\nquorum = { min_nodes = 1 }\nmethod = { name = "fedavg" }\n'
+    toml += 'task = { task_id = "t", positive_class = "b", negative_class = "a", modality = "m" }\n'
+    assert admin("run", "create", "--config", "-", input=toml).exit_code == 0
+    assert coordinator.asked[-1][2]["name"] == "x"
+    assert "not valid TOML" in admin("run", "create", "--config", "-", input="name =").stderr

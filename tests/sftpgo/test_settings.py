@@ -25,6 +25,19 @@ def settings(root: Path, **more: object) -> HubSettings:
     return HubSettings(root=root, admin_token=SecretStr(TOKEN), **more)  # type: ignore[arg-type]
 
 
+def test_a_hub_that_nobody_could_find_is_refused(tmp_path: Path) -> None:
+    """Nodes would be told to connect to 0.0.0.0."""
+    with pytest.raises(ValidationError, match="HSL_HUB_PUBLIC_HOST"):
+        settings(tmp_path, host="0.0.0.0")
+    assert settings(tmp_path, host="0.0.0.0", public_host="hub.example").public_host == "hub.example"
+
+
+def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose passes on what nobody filled in."""
+    monkeypatch.setenv("HSL_HUB_PUBLIC_HOST", "")
+    assert settings(tmp_path).public_host is None
+
+
 @pytest.mark.sftpgo
 def test_every_setting_is_one_that_sftpgo_knows(tmp_path: Path) -> None:
     """It ignores the others without a word."""
