@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from hsl_cli.errors import BadInputError
 from hsl_model.protocol.config import RunConfig, TaskConfig
+from hsl_model.protocol.strength import MAKE_ONE
 
 STDIN = Path("-")
 MAX_CONFIG_BYTES = 1 << 20  # naming a data file by mistake must not read gigabytes
@@ -51,7 +52,7 @@ def _message(found: Any) -> str:
         return "unknown key; remove it or correct its spelling"
     if found["type"] == "missing":
         secret = str(found["loc"][-1]).endswith("_token")
-        return "is required; make one with `openssl rand -hex 24`" if secret else "is required"
+        return f"is required; {MAKE_ONE}" if secret else "is required"
     message = str(found["msg"]).removeprefix("Value error, ")
     given = found.get("input")
     shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""

@@ -12,35 +12,15 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 
+from hsl_model.protocol.strength import MAKE_ONE, weakness
+
 PREFIX = "HSL_COORDINATOR_"
-MIN_SECRET_LENGTH = 24  # shorter ones can be guessed over the network within the life of an alliance
-MIN_DIFFERENT_SIGNS = 8
 DEFAULT_DATABASE_URL = "sqlite:///coordinator.db"
-_MAKE_ONE = "make one with `openssl rand -hex 24` (under compose, deploy/make-secrets.sh makes all)"
-_WELL_KNOWN = (
-    "changeme",
-    "change-me",
-    "change_me",
-    "password",
-    "secret",
-    "admin",
-    "default",
-    "example",
-    "token",
-    "hsl",
-)
 
 
 def _strong(secret: SecretStr) -> SecretStr:
-    """Refuse what somebody else could know: short ones, the words of examples, patterns."""
-    rest = secret.get_secret_value()
-    if len(rest) < MIN_SECRET_LENGTH:
-        raise ValueError(f"at least {MIN_SECRET_LENGTH} characters are needed; {_MAKE_ONE}")
-    rest = rest.lower()
-    for word in _WELL_KNOWN:
-        rest = rest.replace(word, "")
-    if len(set(rest)) < MIN_DIFFERENT_SIGNS:
-        raise ValueError(f"this is a well-known default or a pattern, not a secret; {_MAKE_ONE}")
+    if reason := weakness(secret.get_secret_value()):
+        raise ValueError(reason)
     return secret
 
 
@@ -108,5 +88,5 @@ def explain(error: ValidationError) -> str:
         name = PREFIX + "_".join(map(str, entry["loc"])).upper()
         reason = "is not set" if entry["type"] == "missing" else str(entry["msg"]).removeprefix("Value error, ")
         needs_secret = entry["type"] == "missing" and name.endswith("_TOKEN")
-        lines.append(f"  {name}: {reason}{'; ' + _MAKE_ONE if needs_secret else ''}")
+        lines.append(f"  {name}: {reason}{'; ' + MAKE_ONE if needs_secret else ''}")
     return "\n".join(lines)

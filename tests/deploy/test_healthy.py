@@ -72,9 +72,11 @@ def test_what_hangs_is_red_although_the_kernel_accepts_for_it() -> None:
         target = f"ssh://127.0.0.1:{process.stdout.readline().strip()}"
         assert healthy(target).returncode == 0
         os.kill(process.pid, signal.SIGSTOP)
-        with socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2]))):
-            assert healthy(target).returncode == 1
-        process.kill()
+        try:
+            with socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2]))):
+                assert healthy(target).returncode == 1
+        finally:
+            process.kill()
 
 
 def test_secrets_are_made_once_for_each_service_alone(tmp_path: Path) -> None:
