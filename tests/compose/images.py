@@ -18,7 +18,7 @@ from tests.compose.engine import DOCKER, Engine, EngineMissing, run, say
 
 ROOT = Path(__file__).parents[2]
 STANDINS = Path(__file__).with_name("standins")
-MIRROR = os.environ.get("HSL_DEBIAN_MIRROR", "http://deb.debian.org/debian")
+RELEASE = "bookworm"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PYTHON_PACKAGES = "ca-certificates,python3,python3-venv"
 SERVICE_PACKAGES = f"{PYTHON_PACKAGES},postgresql-15,caddy,wget"
@@ -82,7 +82,7 @@ def make_dependencies(engine: Engine, base: Path) -> None:
 def bootstrapped(name: str, packages: str) -> Path:
     """A Debian tree with `packages`, made once and kept outside the working tree."""
     cache = Path(os.environ.get("HSL_CACHE") or Path.home() / ".cache" / "heterosync")
-    tree = cache / f"bookworm-{name}"
+    tree = cache / f"{RELEASE}-{name}"
     if (tree / "made").exists():
         return tree
     if shutil.which("debootstrap") is None:
@@ -90,11 +90,24 @@ def bootstrapped(name: str, packages: str) -> Path:
     say(f"debootstrap: {packages} (once)")
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True)
-    run(["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(tree), MIRROR])
+    run(["debootstrap", "--variant=minbase", f"--include={packages}", RELEASE, str(tree), mirror()])
     if CERTIFICATES.exists():  # a machine behind a proxy of its own has that one's authority in it
         shutil.copy(CERTIFICATES, tree / CERTIFICATES.relative_to("/"))
     (tree / "made").touch()
     return tree
+
+
+def mirror() -> str:
+    """Where this machine takes Debian's packages from, or `HSL_DEBIAN_MIRROR`."""
+    if named_by_hand := os.environ.get("HSL_DEBIAN_MIRROR"):
+        return named_by_hand
+    if shutil.which("apt-get") is not None:
+        listed = run(["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"])
+        for line in listed.splitlines():
+            site, _, release = line.partition(" ")
+            if release == RELEASE:
+                return site
+    raise EngineMissing(f"no mirror of Debian's {RELEASE} is known here: set HSL_DEBIAN_MIRROR")
 
 
 def import_tree(engine: Engine, tag: str, parts: Sequence[tuple[Path, str]], excluded: Sequence[str]) -> None:

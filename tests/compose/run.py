@@ -31,7 +31,7 @@ sat_digest = "SAT_DIGEST"
 convergence = {{ enabled = false }}
 quorum = {{ min_nodes = 3 }}
 network = {{ encoder = "resnet_small" }}
-training = {{ batch_size = 16, local_epochs = 2, images_per_epoch = 64 }}
+training = {{ batch_size = 16, local_epochs = 2, images_per_epoch = 192 }}
 
 [task]
 task_id = "{TASK}"
@@ -133,12 +133,11 @@ class Alliance:
 
     def disturb(self, run_id: str) -> None:
         """Half-way: round 1 is over, round 2 has begun."""
-        until(lambda: any(one["round_number"] == 1 for one in self.rounds(run_id)), "round 1")
         self.hub.follow("stuck", RUN=run_id)
         self.sites[0].follow("stuck")
         until(lambda: any(one["round_number"] == 2 for one in self.rounds(run_id)), "round 2")
         self.sites[1].compose("kill", "node")
-        assert self.rounds(run_id)[-1]["status"] == "open", "site-2 was killed too late to be missed"
+        assert self.rounds(run_id)[-1]["status"] != "completed", "site-2 was killed too late to be missed"
         self.hub.compose("kill", "coordinator")
         assert "coordinator" not in self.hub.containers()
         say("killed the coordinator and site-2")
