@@ -11,7 +11,7 @@ import typer
 from hsl_cli.main import app
 from tests.docs.runbook import Step, steps
 
-COMING = {"node check", "node support-bundle", "node rotate", "coordinator recover"}
+COMING = {"node rotate"}
 
 
 def commands(step: Step) -> Iterator[list[str]]:

@@ -67,7 +67,7 @@ def test_a_rule_across_keys_is_said_in_its_own_words(tmp_path: Path) -> None:
         ("run.toml", "a = " + "[" * 50_000, "nested too deeply"),
         ("run.json", "[" * 100_000, "nested too deeply"),
         ("run.yaml", "", "is a .toml or .json file"),
-        ("run.json", " " * (1 << 20) + "1", "larger than a run configuration"),
+        ("run.json", " " * (1 << 20) + "1", "larger than a configuration"),
     ],
 )
 def test_a_file_that_is_none(tmp_path: Path, name: str, text: str, said: str) -> None:
