@@ -320,13 +320,10 @@ class Errands(threading.Thread):
         """
         desired, facts = self._context.mailbox.desired, self._context.journal.current().facts
         found = {request.file_sha256 for request in desired.publish} if desired else set()
-        update, signed = (facts.update, facts.signed) if facts is not None else (None, None)
-        if (
-            facts is not None
-            and update is not None
-            and (facts.left_out is None or facts.accepted_sha256 == update.sha256)
-        ):
-            found.add(update.sha256)
-        if signed is not None:
-            found.add(signed.sha256)
+        if facts is None:
+            return frozenset(found)
+        if facts.update is not None and (facts.left_out is None or facts.accepted_sha256 == facts.update.sha256):
+            found.add(facts.update.sha256)
+        if facts.signed is not None:
+            found.add(facts.signed.sha256)
         return frozenset(found)
