@@ -7,7 +7,6 @@ killed goes on where it was, since the federation does.
 """
 
 import io
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +24,12 @@ from hsl_model.scoring import Logits, Scorer
 from hsl_study.federation import held_files, run_federation
 from hsl_study.partition import Partition
 from hsl_study.pool import Pixels, Pool, Positions
-from hsl_study.statistics import node_metrics
+from hsl_study.statistics import NodeMetrics, node_metrics
 
 
-class NodeScores(Message):
-    """A node's model on its own test images (`own`) and on those of all nodes (`all_domain_auc`)."""
+class NodeScores(NodeMetrics):
+    """A node's model on its own test images, and its AUC on those of all nodes."""
 
-    num_positive: int
-    num_negative: int
-    auc: float | None
-    auprc: float | None
-    accuracy: float | None
-    recall: float | None
-    precision: float | None
     all_domain_auc: float | None
 
 
@@ -134,4 +126,4 @@ def _logits(
 
 
 def _scores(logits: Logits, labels: Pixels, own: npt.NDArray[np.bool_]) -> NodeScores:
-    return NodeScores(**asdict(node_metrics(logits[own], labels[own])), all_domain_auc=roc_auc(logits, labels))
+    return NodeScores(**node_metrics(logits[own], labels[own]).model_dump(), all_domain_auc=roc_auc(logits, labels))

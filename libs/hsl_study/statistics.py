@@ -18,6 +18,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from hsl_model.metrics import roc_auc
+from hsl_model.protocol.config import Message
 
 Scores = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
@@ -37,8 +38,7 @@ class Interval:
     p_value: float
 
 
-@dataclass(frozen=True)
-class NodeMetrics:
+class NodeMetrics(Message):
     """One model on one set of images. None: undefined, because a class is missing or nothing was called positive."""
 
     num_positive: int

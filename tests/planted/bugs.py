@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.planted.plant import Bug, Make
+from tests.simulator import planted
 
 
 def does_nothing(_: Any) -> Callable[..., Any]:
@@ -44,6 +45,33 @@ def may_also(right: str, folder: str) -> Make:
     return make
 
 
+def then_commits(right: Any) -> Callable[..., Any]:
+    """The row moves in a transaction of its own; its event follows in another."""
+
+    def call(session: Any, *args: Any, **kwargs: Any) -> Any:
+        moved = right(session, *args, **kwargs)
+        session.connection().exec_driver_sql("COMMIT")
+        session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        return moved
+
+    return call
+
+
+def only_of_folders(right: Any) -> Callable[..., None]:
+    return lambda path: right(path) if path.is_dir() else None
+
+
+def believes_the_name(_: Any) -> Callable[..., str]:
+    return lambda exchange, path, *args: path.rsplit("/", 1)[1].split(".")[0]
+
+
+def goes_back_64_kib(_: Any) -> Callable[..., int]:
+    return lambda size, total: max(0, size - (64 << 10)) if size <= total else 0
+
+
+CRASH = "tests/crash/test_crash_points.py::test_where_a_mistake_would_show"
+FAULTS = "tests/faults/test_server.py"
+SEEDS = "tests/simulator/test_seeds.py::test_every_seed_is_safe_and_ends"
 HUB_ADMIN = "tests/coordinator/hub/test_hub_admin.py"
 INTERRUPTIONS = "tests/node_agent/exchange/test_interruptions.py"
 RULES = "tests/node_agent/test_daemon_rules.py"
@@ -80,5 +108,46 @@ BUGS = {
             f"{HUB_ADMIN}::test_a_new_key_takes_the_place_of_the_old[sftpgo]",
         ),
         (pytest.mark.sftpgo,),
+    ),
+    "size for hash": Bug(
+        "An upload is published when its size is right, whatever the hub's digest.",
+        {"node_agent.exchange.sftp:SftpExchange._hub_sha256": believes_the_name},
+        (f"{FAULTS}::test_a_part_that_is_wrong_elsewhere_is_not_published",),
+        (pytest.mark.sftpgo, pytest.mark.faults),
+    ),
+    "shorter rewind": Bug(
+        "A resumed upload goes back 64 KiB, less than a stopped server loses.",
+        {"node_agent.exchange.sftp:upload_offset": goes_back_64_kib},
+        (f"{FAULTS}::test_holes_that_a_stopped_server_left_are_written_over",),
+        (pytest.mark.sftpgo, pytest.mark.faults),
+    ),
+    "no fsync of files": Bug(
+        "A file gets its name before its bytes are on the disk.",
+        {"hsl_model.durable:fsync": only_of_folders},
+        (f"{CRASH}[models]",),
+        (pytest.mark.long,),
+    ),
+    "commits before the event": Bug(
+        "A status changes in one transaction, and the event that tells of it is written in the next.",
+        {"coordinator.kit.guard:guarded_update": then_commits},
+        (f"{CRASH}[commits]",),
+        (pytest.mark.long,),
+    ),
+    "fuses a subset": Bug(
+        "Every node leaves the last update of the plan out, all alike.",
+        planted.WRONG["fuses a subset"],
+        (SEEDS,),
+        (pytest.mark.faults,),
+    ),
+    "next round too early": Bug(
+        "The next round opens as soon as one member has reported.",
+        planted.WRONG["opens the next round before the last is complete"],
+        (SEEDS,),
+        (pytest.mark.faults,),
+    ),
+    "counts a node twice": Bug(
+        "A node that repeats its announce stands in the plan twice.",
+        planted.WRONG["counts a node twice after a repeated announce"],
+        ("tests/coordinator/rounds/test_rules.py::test_rule_3_one_update_per_node_and_round",),
     ),
 }

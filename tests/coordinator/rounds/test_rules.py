@@ -58,6 +58,11 @@ def test_rule_3_one_update_per_node_and_round(federation: Federation) -> None:
     assert accepted == site.assignment().accepted_sha256 == sha("update", wish.run_id, 1, "node-a")
     kinds = federation.alliance.event_kinds(run_id=federation.run_id, node_id="node-a")
     assert kinds.count("participation.announced") == 2  # rounds 0 and 1
+    for node_id in ("node-b", "node-c"):
+        federation[node_id].announce(federation[node_id].assignment())
+    plan = site.assignment().plan
+    assert plan is not None
+    assert [entry.node_id for entry in plan.entries] == ["node-a", "node-b", "node-c"]
 
 
 def test_rule_4_freeze(federation: Federation) -> None:
