@@ -116,7 +116,7 @@ class Disturbed:
         self._line, self._breaks = line, breaks
         boot = Boot(speaker.boot_number, speaker.boot_id)
         url = f"http://{SERVED_AS}:{line.port}"
-        self._client = CoordinatorClient(url, ledger, token=speaker.token, boot=boot)
+        self._client = CoordinatorClient(url, ledger, token=lambda: speaker.token, boot=boot)
 
     def close(self) -> None:
         self._client.close()

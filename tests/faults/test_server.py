@@ -387,5 +387,5 @@ def test_too_many_connections_look_like_a_ban_and_pass(at: Node, content: Conten
 def test_every_failure_says_what_to_do() -> None:
     for kind in FailureKind:
         sentence = ExchangeError(kind=kind, doing="Publishing").sentence()
-        acts = ("again", "ask the alliance's admin", "upgrade", "log", "hub does not have")
+        acts = ("again", "ask the alliance's admin", "upgrade", "log", "hub does not have", "hsl node trust hub")
         assert any(act in sentence for act in acts), sentence
