@@ -6,6 +6,7 @@ labels and images of the SAT are gone before anything is drawn. The site's own s
 
 import csv
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,11 @@ class Pool:
     sat: ImageSet | None
     sat_digest: str | None
 
-    @property
+    @cached_property
     def labels(self) -> Pixels:
         return np.array([case.label for case in self.cases], dtype=np.uint8)
 
-    @property
+    @cached_property
     def group_numbers(self) -> Positions:
         _, numbers = np.unique([case.group for case in self.cases], return_inverse=True)
         return numbers.astype(np.int64)

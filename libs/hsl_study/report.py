@@ -3,11 +3,12 @@
 import base64
 import html
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from hsl_study.cells import CellRow
 from hsl_study.folder import StudyFolder
 from hsl_study.tables import TextTable, auc_table, contrast_table, metrics_table, scenario_names
 
@@ -67,7 +68,7 @@ def _boxes(folder: StudyFolder, scenario: str) -> str | None:
     colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
     width = 0.8 / len(arms)
     for number, arm in enumerate(arms):
-        values = [list(_aucs(folder, scenario, arm, node)) for node in nodes]
+        values = [list(_aucs(rows, arm, node)) for node in nodes]
         places = [index + (number - (len(arms) - 1) / 2) * width for index in range(len(nodes))]
         boxes = axes.boxplot(values, positions=places, widths=0.9 * width, patch_artist=True, manage_ticks=False)
         for box in boxes["boxes"]:
@@ -81,7 +82,7 @@ def _boxes(folder: StudyFolder, scenario: str) -> str | None:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _aucs(folder: StudyFolder, scenario: str, arm: str, node: str) -> Iterator[float]:
-    for row in folder.rows().values():
-        if (row.scenario, row.arm) == (scenario, arm) and (auc := row.nodes[node].auc) is not None:
+def _aucs(rows: Sequence[CellRow], arm: str, node: str) -> Iterator[float]:
+    for row in rows:
+        if row.arm == arm and (auc := row.nodes[node].auc) is not None:
             yield auc

@@ -66,9 +66,10 @@ def contrast_table(folder: StudyFolder, scenario: str) -> TextTable:
 def metrics_table(folder: StudyFolder, scenario: str) -> TextTable:
     """The other metrics, means over nodes and seeds; undefined values are left out and counted."""
     names = ("auprc", "accuracy", "recall", "precision")
+    rows = _of(folder, scenario)
     lines = []
     for arm in folder.config.arms:
-        own = [row for row in _of(folder, scenario) if row.arm == arm.name]
+        own = [row for row in rows if row.arm == arm.name]
         if own:
             lines.append((arm.name, *(_mean_sd([_mean_of(row, name) for row in own]) for name in names)))
     columns = ("arm", "AUPRC", "accuracy", "recall", "precision")
