@@ -151,7 +151,9 @@ class Run:
     def _untidy(self) -> list[str]:
         """Half-written files, on any machine, and work folders of a run that is over."""
         work = [self.machines[site].folder / "runs" / self.fleet.run_id for site in SITES]
-        half = [path for role in ROLES for path in self.machines[role].folder.rglob("*") if path.suffix in HALF_WRITTEN]
+        walks = (os.walk(self.machines[role].folder) for role in ROLES)  # unlike rglob, bears folders that go meanwhile
+        paths = (Path(folder) / name for walk in walks for folder, _, names in walk for name in names)
+        half = [path for path in paths if path.suffix in HALF_WRITTEN]
         return [str(path.relative_to(self.folder)) for path in (*half, *work) if path.exists()]
 
     def _judged(self) -> tuple[str, ...]:
