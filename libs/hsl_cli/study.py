@@ -50,17 +50,19 @@ def report(workdir: Workdir = Path("study-run")) -> None:
     from hsl_cli.output import say, show, table
     from hsl_model.durable import write_bytes
     from hsl_study import tables
+    from hsl_study.contrasts import contrast_table
     from hsl_study.folder import StudyFolder
     from hsl_study.report import html_report
+    from hsl_study.results import Results
 
     if not (workdir / "study.json").is_file():
         raise BadInputError(reason=f"{workdir} holds no study; `hsl study run` begins one.")
-    folder = StudyFolder(workdir)
-    for scenario in tables.scenario_names(folder):
-        for make in (tables.auc_table, tables.contrast_table):
-            made = make(folder, scenario)
+    results = Results(StudyFolder(workdir))
+    for scenario in tables.scenario_names(results):
+        for make in (tables.auc_table, contrast_table):
+            made = make(results, scenario)
             show(table(made.title, made.columns, made.rows))
-    write_bytes(workdir / "report.html", html_report(folder).encode())
+    write_bytes(workdir / "report.html", html_report(results).encode())
     say(f"{workdir / 'report.html'}")
 
 

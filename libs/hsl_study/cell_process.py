@@ -5,7 +5,10 @@ The row goes to stdout as one line of JSON, an error of ours as its sentence to 
 
 import hashlib
 import platform
+import shutil
+import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +44,23 @@ def run(folder: StudyFolder, scenario: int, arm_name: str, seed: int, num_thread
         seed=seed,
         config_sha256=hashlib.sha256(canonical_json(config)).hexdigest(),
         scores_sha256=hashlib.sha256(scored).hexdigest(),
-        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        versions=_versions(),
         num_threads=num_threads,
         seconds=round(clock.monotonic() - begun, 1),
         **facts.model_dump(),
     )
+
+
+def _versions() -> dict[str, str]:
+    """`git` only where the code runs from its own checkout; a changed tree says so."""
+    found = {"heterosync": version("heterosync"), "python": platform.python_version()}
+    found |= {"torch": torch.__version__, "numpy": np.__version__}
+    root, git = Path(__file__).parents[2], shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return found
+    command = [git, "describe", "--always", "--dirty", "--abbrev=12"]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return found if said.returncode else found | {"git": said.stdout.strip()}
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from hsl_data.split import SPLITS
 from hsl_model.checkpoint import sha256_file
@@ -44,6 +45,7 @@ class CellRow(Message):
     deployed_round: int
     final_digest: Sha256
     mean_validation_auc: float | None
+    validation_aucs: tuple[float | None, ...] = Field(default=(), description="mean over nodes, from round 0 on")
     nodes: dict[str, NodeScores]
     scores_sha256: Sha256
     versions: dict[str, str]
@@ -62,6 +64,7 @@ class CellFacts(Message):
     deployed_round: int
     final_digest: Sha256
     mean_validation_auc: float | None
+    validation_aucs: tuple[float | None, ...] = Field(default=(), description="mean over nodes, from round 0 on")
     nodes: dict[str, NodeScores]
 
 
@@ -84,6 +87,7 @@ def run_cell(
         deployed_round=deployed,
         final_digest=rounds[-1].fused_digest,
         mean_validation_auc=aucs[deployed],
+        validation_aucs=tuple(aucs),
         nodes={node: _scores(logits[node], labels, held[node]) for node in config.nodes},
     )
     file = io.BytesIO()

@@ -111,6 +111,8 @@ class StudyConfig(Message):
     deploy: Literal["best", "last"] = Field(default="best", description="round whose models are scored")
     run: dict[str, Any] = Field(default_factory=dict)
     contrasts: tuple[tuple[str, str], ...] = Field(default=(), description="pairs of arms, declared before the study")
+    primary: Literal["auc", "all_domain_auc"] = Field(default="auc", description="what the contrasts are about")
+    deviations: tuple[str, ...] = Field(default=(), description="from the paper, beside what the configuration tells")
 
     @field_validator("seeds", mode="before")
     @classmethod

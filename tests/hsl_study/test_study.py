@@ -16,10 +16,12 @@ from hsl_model.protocol.errors import ConfigError
 from hsl_study import configs
 from hsl_study.cells import CellRow
 from hsl_study.config import StudyConfig
+from hsl_study.contrasts import contrast_table
 from hsl_study.folder import StudyFolder
 from hsl_study.grid import BudgetError, CellFailedError, Grid
 from hsl_study.report import html_report
-from hsl_study.tables import auc_table, contrast_table
+from hsl_study.results import Results
+from hsl_study.tables import auc_table
 
 SMOKE = parse_file(configs.path_of("smoke") or Path("smoke"))
 assert isinstance(SMOKE, dict)
@@ -62,7 +64,7 @@ def test_every_cell_has_a_row_and_what_cannot_be_has_its_reason(finished: StudyF
     assert sorted(finished.rows()) == [("given", arm, seed) for arm in ("local", "swarm") for seed in (0, 1)]
     reasons = {(cell.scenario, cell.arm, cell.seed) for cell in finished.missing()}
     assert reasons == {("too-large", arm, seed) for arm in ("local", "swarm") for seed in (0, 1)}
-    (row,) = [line for line in auc_table(finished, "too-large").rows if line[0] == "swarm"]
+    (row,) = [line for line in auc_table(Results(finished), "too-large").rows if line[0] == "swarm"]
     assert "8000" in row[2] or "of 2400 in training" in row[2]
     assert not list((finished.path / "cells").iterdir()), "models of finished cells are gone"
 
@@ -138,14 +140,14 @@ def test_a_cell_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
 
 
 def test_tables_and_report_are_made_of_the_rows(finished: StudyFolder) -> None:
-    aucs = {row[0]: row for row in auc_table(finished, "given").rows}
+    aucs = {row[0]: row for row in auc_table(Results(finished), "given").rows}
     swarm = [row for row in finished.rows().values() if row.arm == "swarm"]
     means = [np.mean([node.auc for node in row.nodes.values()]) for row in swarm]  # type: ignore[arg-type]
     assert aucs["swarm"][-2] == f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
-    (contrast,) = contrast_table(finished, "given").rows
+    (contrast,) = contrast_table(Results(finished), "given").rows
     assert contrast[0] == "swarm - local"
     assert contrast[-1].startswith("declared, Holm p")
-    page = html_report(finished)
+    page = html_report(Results(finished))
     assert "too-large" in page
     assert "data:image/png;base64," in page
     assert "src=" not in page.replace('src="data:', ""), "self-contained"
@@ -162,10 +164,10 @@ def test_undefined_values_are_said(tmp_path: Path) -> None:
     )  # fmt: skip
     folder.cell(row.key).mkdir(parents=True)
     folder.finish(row)
-    table = {line[0]: line for line in auc_table(folder, "given").rows}
+    table = {line[0]: line for line in auc_table(Results(folder), "given").rows}
     assert table["swarm"][2] == "undefined"
     assert table["local"][2] == "not run yet"
-    assert "at least two seeds" in contrast_table(folder, "given").rows[0][1]
+    assert "at least two seeds" in contrast_table(Results(folder), "given").rows[0][1]
 
 
 @pytest.mark.parametrize(
