@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from hsl_data.binding import ReaderName
 from hsl_model.protocol.config import Message, RunConfig, TaskConfig
 from hsl_study import scenarios
+from hsl_study.fitting import fitted, largest_domains
 from hsl_study.partition import Mode
 from hsl_study.scenarios import Scenario
 
@@ -56,6 +57,8 @@ class ScenarioConfig(Message):
     ratio: int | None = Field(default=None, ge=1, description="label-skew, quantity-skew")
     size: int | None = Field(default=None, ge=10, description="images of a node (label-skew) or in all")
     domain: str | None = Field(default=None, description="label-skew, quantity-skew: images of this domain only")
+    fit: bool = Field(default=False, description="shrink it to what the data set supplies, in place of refusing")
+    regions: dict[str, str] = Field(default_factory=dict, description="fit: published body region -> domain")
     scale: tuple[int, int] | None = Field(default=None, description="numerator, denominator")
     nodes: dict[str, tuple[int, int]] = Field(default_factory=dict, description="given: node -> negative, positive")
 
@@ -74,6 +77,8 @@ class ScenarioConfig(Message):
 
     def build(self, domains: Mapping[str, tuple[int, int]]) -> Scenario:
         """`domains`: what the data set has, negative and positive. Raises `ValueError` for numbers that cannot be."""
+        if self.fit and self.kind == "feature-skew":
+            domains = largest_domains(domains)
         match self.kind:
             case "feature-skew":
                 found = scenarios.feature_skew(domains, None if self.size is None else self.size // 2)
@@ -90,6 +95,7 @@ class ScenarioConfig(Message):
             case "given":
                 found = scenarios.given(self.nodes)
         found = found if self.scale is None else scenarios.scaled(found, *self.scale)
+        found = fitted(found, domains, self.regions) if self.fit else found
         return found.model_copy(update={"name": self.title})
 
 
@@ -104,6 +110,7 @@ class StudyConfig(Message):
     data: DataConfig | None = None
     sat: SatConfig | None = None
     phantoms: PhantomConfig | None = None
+    scale: Literal["smoke", "small", "paper"] | None = Field(default=None, description="what was laid under the file")
     scenarios: tuple[ScenarioConfig, ...] = Field(min_length=1)
     arms: tuple[ArmConfig, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -112,6 +119,7 @@ class StudyConfig(Message):
     run: dict[str, Any] = Field(default_factory=dict)
     contrasts: tuple[tuple[str, str], ...] = Field(default=(), description="pairs of arms, declared before the study")
     primary: Literal["auc", "all_domain_auc"] = Field(default="auc", description="what the contrasts are about")
+    features: bool = Field(default=False, description="keep features of test images, before and after, for the report")
     deviations: tuple[str, ...] = Field(default=(), description="from the paper, beside what the configuration tells")
 
     @field_validator("seeds", mode="before")
@@ -143,7 +151,7 @@ class StudyConfig(Message):
 
     def run_config(self, arm: ArmConfig, nodes: tuple[str, ...], seed: int, sat_digest: str | None) -> RunConfig:
         """The run of one cell. Seed and initial weights follow the cell's seed, so that arms start alike."""
-        given = _merged({"convergence": {"enabled": False}}, self.run, arm.run)
+        given = overlaid({"convergence": {"enabled": False}}, self.run, arm.run)
         given |= {
             "name": f"{self.name}/{arm.name}",
             "task": self.task,
@@ -163,11 +171,11 @@ def _needs_sat(given: Mapping[str, Any]) -> bool:
     return bool(given.get("network", {}).get("architecture") == "mmoe" or method == "hsl")
 
 
-def _merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(*tables: Mapping[str, Any]) -> dict[str, Any]:
     """Tables over tables, key by key."""
     merged: dict[str, Any] = {}
     for table in tables:
         for key, value in table.items():
             both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-            merged[key] = _merged(merged[key], value) if both else value
+            merged[key] = overlaid(merged[key], value) if both else value
     return merged

@@ -48,8 +48,12 @@ _DEVIATIONS: tuple[tuple[Callable[[StudyConfig, Runs], bool], str], ...] = (
         "Label skew cannot be had with disjoint nodes: they share images, always within one split (methods.md 1.3).",
     ),
     (
-        lambda study, _: any(one.scale or one.size or one.kind == "given" for one in study.scenarios),
+        lambda study, _: any(one.scale or one.kind == "given" for one in study.scenarios),
         "Sizes of the sites are other than published.",
+    ),
+    (
+        lambda study, _: any(one.fit for one in study.scenarios),
+        "Sites are shrunk by one factor to what the data set supplies; body regions it has not stand for any image.",
     ),
     (
         lambda study, _: len(study.seeds) != PUBLISHED_SEEDS,
@@ -82,6 +86,10 @@ _DEVIATIONS: tuple[tuple[Callable[[StudyConfig, Runs], bool], str], ...] = (
     (
         _any(lambda run: run.num_rounds * run.training.local_epochs != PUBLISHED_EPOCHS),
         f"The schedule is other than the published {PUBLISHED_EPOCHS} local epochs.",
+    ),
+    (
+        _any(lambda run: run.training.images_per_epoch is not None),
+        "A local epoch is a fixed number of images at every site and in every arm, not the site's or the SAT's size.",
     ),
     (
         _any(lambda run: not run.convergence.enabled),

@@ -49,7 +49,8 @@ def _summary(results: Results) -> Iterator[str]:
     config, rows = results.config, results.rows.values()
     num_cells = len(config.scenarios) * len(config.arms) * len(config.seeds)
     hours = sum(row.seconds for row in rows) / 3600
-    yield f"<p>{len(rows)} of {num_cells} cells, {hours:.2f} hours of training.</p>"
+    scale = "" if config.scale is None else f"Scale {config.scale}. "
+    yield f"<p>{scale}{len(rows)} of {num_cells} cells, {hours:.2f} hours of training.</p>"
     missing = missing_table(results)
     if missing.rows:
         yield _table(missing)

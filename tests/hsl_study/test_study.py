@@ -196,10 +196,3 @@ def test_arms_differ_in_nothing_but_what_they_say() -> None:
     same = {json.dumps(run.training.model_dump(), sort_keys=True) for run in runs.values()}
     assert len(same) == 1
     assert {name for name, run in runs.items() if run.sat_digest} == {"hsl", "no-sat"}
-
-
-@pytest.mark.parametrize("name", [name for name, _ in configs.described()])
-def test_the_studies_that_come_with_it_are_valid(name: str) -> None:
-    path = configs.path_of(name)
-    assert path is not None
-    assert StudyConfig.model_validate(parse_file(path)).name == name
