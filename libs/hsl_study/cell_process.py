@@ -21,6 +21,7 @@ from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.manifest import canonical_json
 from hsl_study.cells import CellRow, run_cell
+from hsl_study.features import collected
 from hsl_study.folder import StudyFolder
 
 
@@ -38,12 +39,18 @@ def run(folder: StudyFolder, scenario: int, arm_name: str, seed: int, num_thread
     facts, scored = run_cell(config, partition, pool, folder.cell(key), options, folder.config.deploy)
     scores.parent.mkdir(exist_ok=True)
     write_bytes(scores, scored)
+    featured = None
+    if folder.config.features:
+        featured = collected(config, partition, pool, folder.cell(key), facts.deployed_round, options)
+        folder.features(key).parent.mkdir(exist_ok=True)
+        write_bytes(folder.features(key), featured)
     return CellRow(
         scenario=partition.scenario.name,
         arm=arm_name,
         seed=seed,
         config_sha256=hashlib.sha256(canonical_json(config)).hexdigest(),
         scores_sha256=hashlib.sha256(scored).hexdigest(),
+        features_sha256=None if featured is None else hashlib.sha256(featured).hexdigest(),
         versions=_versions(),
         num_threads=num_threads,
         seconds=round(clock.monotonic() - begun, 1),

@@ -48,6 +48,7 @@ class CellRow(Message):
     validation_aucs: tuple[float | None, ...] = Field(default=(), description="mean over nodes, from round 0 on")
     nodes: dict[str, NodeScores]
     scores_sha256: Sha256
+    features_sha256: Sha256 | None = None
     versions: dict[str, str]
     num_threads: int
     seconds: float

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from hsl_study.contrasts import bootstrap_table, contrast_table, pooled_table
 from hsl_study.deviations import deviations
+from hsl_study.feature_views import features_table, tsne_figure
 from hsl_study.figures import SCENARIO_FIGURES, lines, png
 from hsl_study.results import Results
 from hsl_study.tables import (
@@ -69,6 +70,10 @@ def _body(results: Results) -> Iterator[str]:
         yield from (_table(make(results, scenario)) for make in SCENARIO_TABLES)
         for caption, draw in SCENARIO_FIGURES:
             yield from _figure(f"{scenario}: {caption}", draw(results, scenario))
+        if (table := features_table(results, scenario)) is not None:
+            yield _table(table)
+            caption = "t-SNE of the features; its shapes prove nothing, the numbers of the table above do"
+            yield from _figure(f"{scenario}: {caption}", tsne_figure(results, scenario))
 
 
 def _end(results: Results) -> Iterator[str]:

@@ -1,13 +1,15 @@
-"""What a study has found so far, read once: rows, missing cells, score files. Tables and figures are made of this.
+"""What a study has found so far, read once: rows, missing cells, side files. Tables and figures are made of this.
 
-A score file that is gone, or is not the one its row was made of, is left out, and whoever asks sees which seeds are
+A side file that is gone, or is not the one its row was made of, is left out, and whoever asks sees which seeds are
 there.
 """
 
 import hashlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -42,6 +44,17 @@ class CellScores:
 
 
 @dataclass(frozen=True)
+class CellFeatures:
+    """What one cell's encoders made of M test images, before the first round and in the deployed models (M, D)."""
+
+    nodes: tuple[str, ...]
+    node: npt.NDArray[np.int64]  # (M,), its number
+    labels: Labels
+    before: Scores
+    after: Scores
+
+
+@dataclass(frozen=True)
 class Results:
     folder: StudyFolder
     _scores: dict[Key, CellScores | None] = field(default_factory=dict)
@@ -63,16 +76,28 @@ class Results:
 
     def scores(self, scenario: str, arm: str) -> dict[int, CellScores]:
         """By seed, of the arm's finished cells whose files are whole."""
-        found = {row.seed: self._read(row) for row in self.of(scenario) if row.arm == arm}
+        found = {row.seed: self._scores_of(row) for row in self.of(scenario) if row.arm == arm}
         return {seed: scores for seed, scores in found.items() if scores is not None}
 
-    def _read(self, row: CellRow) -> CellScores | None:
+    def features(self, scenario: str, arm: str) -> Iterator[tuple[int, CellFeatures]]:
+        """Seed by seed; not kept, they are large."""
+        for row in self.of(scenario):
+            if row.arm == arm and (raw := _whole(self.folder.features(row.key), row.features_sha256)) is not None:
+                with np.load(io.BytesIO(raw)) as found:
+                    nodes = tuple(map(str, found["nodes"]))
+                    names = ("node", "label", "before", "after")
+                    yield row.seed, CellFeatures(nodes, *(found[name] for name in names))
+
+    def _scores_of(self, row: CellRow) -> CellScores | None:
         if row.key not in self._scores:
-            path = self.folder.scores(row.key)
-            raw = path.read_bytes() if path.is_file() else b""
-            is_whole = hashlib.sha256(raw).hexdigest() == row.scores_sha256
-            self._scores[row.key] = _unpacked(raw) if is_whole else None
+            raw = _whole(self.folder.scores(row.key), row.scores_sha256)
+            self._scores[row.key] = None if raw is None else _unpacked(raw)
         return self._scores[row.key]
+
+
+def _whole(path: Path, sha256: str | None) -> bytes | None:
+    raw = path.read_bytes() if path.is_file() else b""
+    return raw if hashlib.sha256(raw).hexdigest() == sha256 else None
 
 
 def _unpacked(raw: bytes) -> CellScores:

@@ -64,8 +64,8 @@ def auc_table(results: Results, scenario: str) -> TextTable:
         if not own:
             lines.append((arm, "0", *[_why_missing(results, scenario, arm)] * (len(nodes) + 2)))
             continue
-        cells = [_mean_sd([row.nodes[node].auc for row in own]) for node in nodes]
-        overall = [_mean_sd([mean_over_nodes(row, name) for row in own]) for name in ("auc", "all_domain_auc")]
+        cells = [mean_sd([row.nodes[node].auc for row in own]) for node in nodes]
+        overall = [mean_sd([mean_over_nodes(row, name) for row in own]) for name in ("auc", "all_domain_auc")]
         lines.append((arm, str(len(own)), *cells, *overall))
     heads = [f"{node} ({_positives(rows, node)} positive)" for node in nodes]
     columns = ("arm", "seeds", *heads, "mean, own domain", "mean, all domains")
@@ -76,7 +76,7 @@ def metrics_table(results: Results, scenario: str) -> TextTable:
     """Every column of an arm, means over nodes; undefined values are left out and counted."""
     rows = results.of(scenario)
     lines = [
-        (arm, str(len(own)), *(_mean_sd([column.value(row, rows) for row in own]) for column in ARM_COLUMNS))
+        (arm, str(len(own)), *(mean_sd([column.value(row, rows) for row in own]) for column in ARM_COLUMNS))
         for arm, own in _by_arm(results, rows)
         if own
     ]
@@ -92,7 +92,7 @@ def node_table(results: Results, scenario: str) -> TextTable:
             node,
             _positives(rows, node),
             arm,
-            *(_mean_sd([metric.of(row.nodes[node]) for row in own]) for metric in METRICS),
+            *(mean_sd([metric.of(row.nodes[node]) for row in own]) for metric in METRICS),
         )
         for node in node_names(rows)
         for arm, own in _by_arm(results, rows)
@@ -113,7 +113,7 @@ def gradient_table(results: Results, kind: str) -> TextTable:
             cells = []
             for ratio, rows in by_ratio.items():
                 own = [row for row in rows if row.arm == arm.name and node in row.nodes]
-                found = _mean_sd([row.nodes[node].auc for row in own]) if own else ""
+                found = mean_sd([row.nodes[node].auc for row in own]) if own else ""
                 cells.append(found or _why_missing(results, scenarios[ratio], arm.name))
             lines.append((node, arm.name, *cells))
         lines.append((node, "n positive", *(_positives(rows, node) for rows in by_ratio.values())))
@@ -181,7 +181,8 @@ def _by_arm(results: Results, rows: Rows) -> Iterable[tuple[str, list[CellRow]]]
         yield arm.name, [row for row in rows if row.arm == arm.name]
 
 
-def _mean_sd(values: Sequence[float | None]) -> str:
+def mean_sd(values: Sequence[float | None]) -> str:
+    """`0.712 ± 0.010`; what is undefined is left out and counted."""
     defined = [value for value in values if value is not None]
     if not defined:
         return "undefined"

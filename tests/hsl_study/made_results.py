@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ TASK = {
 }
 NODES = ("clinic-a", "clinic-b")
 IMAGES_OF_A_NODE = 24
+SideFile = Callable[[Key], bytes | None]
 Scorer = Callable[[Key, np.ndarray, np.random.Generator], np.ndarray]  # key, labels -> logits
 
 
@@ -51,20 +52,27 @@ def better_by(strength: dict[str, float]) -> Scorer:
     return logits
 
 
-def fill(folder: Path, study: StudyConfig, scorer: Scorer, skip: set[Key] = frozenset()) -> Results:  # type: ignore[assignment]
+def nothing(_key: Key) -> None:
+    return None
+
+
+def fill(
+    folder: Path, study: StudyConfig, scorer: Scorer, skip: Collection[Key] = (), features: SideFile = nothing
+) -> Results:
     """Every cell but those of `skip`. Test images are the same for all arms of a seed, and other ones in each seed."""
     made = StudyFolder.create(study, folder)
-    (folder / "scores").mkdir()
+    for name in ("scores", "features"):
+        (folder / name).mkdir()
     for scenario in study.scenarios:
         for arm in study.arms:
             for seed in study.seeds:
                 key = (scenario.title, arm.name, seed)
                 if key not in skip:
-                    _finish(made, key, scorer)
+                    _finish(made, key, scorer, features(key))
     return Results(made)
 
 
-def _finish(folder: StudyFolder, key: Key, scorer: Scorer) -> None:
+def _finish(folder: StudyFolder, key: Key, scorer: Scorer, features: bytes | None) -> None:
     num_images = IMAGES_OF_A_NODE * len(NODES)
     labels = (np.arange(num_images) % 2).astype(np.uint8)
     held = np.repeat(np.eye(len(NODES), dtype=bool), IMAGES_OF_A_NODE, axis=1)
@@ -74,6 +82,8 @@ def _finish(folder: StudyFolder, key: Key, scorer: Scorer) -> None:
     groups = np.arange(num_images) + 10 * key[2]
     np.savez(file, label=labels, group=groups, nodes=np.array(NODES), held=held, logits=logits)
     folder.scores(key).write_bytes(file.getvalue())
+    if features is not None:
+        folder.features(key).write_bytes(features)
     nodes = {
         node: NodeScores(
             **node_metrics(logits[at, held[at]], labels[held[at]]).model_dump(),
@@ -85,7 +95,8 @@ def _finish(folder: StudyFolder, key: Key, scorer: Scorer) -> None:
     row = CellRow(
         scenario=key[0], arm=key[1], seed=key[2], num_rounds=3, deployed_round=3, mean_validation_auc=0.7,
         validation_aucs=(None, 0.6, 0.65 + key[2] / 100, 0.7), nodes=nodes, versions={"python": "3"}, num_threads=1,
-        seconds=1.0, scores_sha256=hashlib.sha256(file.getvalue()).hexdigest(), **digests,
+        seconds=1.0, scores_sha256=hashlib.sha256(file.getvalue()).hexdigest(),
+        features_sha256=None if features is None else hashlib.sha256(features).hexdigest(), **digests,
     )  # fmt: skip
     folder.cell(key).mkdir(parents=True)
     folder.finish(row)

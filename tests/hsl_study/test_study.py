@@ -38,6 +38,7 @@ def tiny(**changes: Any) -> StudyConfig:
         ],
         "run": {**SMOKE["run"], "num_rounds": 1},
         "contrasts": [("swarm", "local")],
+        "features": True,
     }
     return StudyConfig.model_validate({**small, **changes})
 
@@ -83,6 +84,19 @@ def test_scores_say_of_each_image_who_tests_on_it_and_what_every_node_thinks(fin
         "clinic-c": (9, 9),
     }
     assert len({one.all_domain_auc for one in row.nodes.values()}) == 1
+
+
+def test_features_before_training_are_common_and_afterwards_each_node_s_own(finished: StudyFolder) -> None:
+    found = {arm: dict(Results(finished).features("given", arm))[1] for arm in ("swarm", "local")}
+    for features in found.values():
+        assert features.before.shape == features.after.shape == (54, 512)
+        assert np.bincount(features.node).tolist() == [18, 18, 18]
+        assert features.labels.sum() == 27
+    assert (found["swarm"].before == found["local"].before).all(), "equal weights, equal images"
+    assert (found["swarm"].after != found["local"].after).any(axis=1).all()
+    row = finished.rows()["given", "swarm", 0]
+    assert len(row.validation_aucs) == 2
+    assert row.validation_aucs[row.deployed_round] == row.mean_validation_auc
 
 
 def test_killed_in_a_cell_and_between_cells_the_results_are_the_same(finished: StudyFolder, tmp_path: Path) -> None:
