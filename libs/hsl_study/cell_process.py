@@ -42,6 +42,7 @@ def run(folder: StudyFolder, scenario: int, arm_name: str, seed: int, num_thread
     featured = None
     if folder.config.features:
         featured = collected(config, partition, pool, folder.cell(key), facts.deployed_round, options)
+    if featured is not None:
         folder.features(key).parent.mkdir(exist_ok=True)
         write_bytes(folder.features(key), featured)
     return CellRow(

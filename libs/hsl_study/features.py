@@ -27,8 +27,13 @@ IMAGES_OF_A_NODE = 200  # methods.md 4.20
 
 def collected(
     config: RunConfig, partition: Partition, pool: Pool, folder: Path, deployed: int, options: EngineOptions
-) -> bytes:
-    """The .npz of a cell that has been trained in `folder` and whose models are still there."""
+) -> bytes | None:
+    """The .npz of a cell that has been trained in `folder` and whose models are still there.
+
+    None for an arm whose nodes hold no network of this run.
+    """
+    if not all(held_files(folder, node, at) for node in config.nodes for at in (0, deployed)):
+        return None
     torch.set_num_threads(options.num_threads)
     cases = {node: _chosen(partition.cases[node]["test"], pool, config.seed) for node in config.nodes}
     found = {

@@ -37,7 +37,7 @@ def composed(study: Mapping[str, Any], scale: str | None = None) -> dict[str, An
         found.pop("sat", None)
     if "sat" not in found:
         under.pop("sat", None)
-    found = overlaid(under, found, {"scale": name})
+    found = overlaid(found, under, {"scale": name})
     found["scenarios"] = [overlaid(scenario, one) for one in found.get("scenarios", ())]
     found["arms"] = [overlaid(arm, arms.get(arm["name"], {})) for arm in found["arms"]]
     return found

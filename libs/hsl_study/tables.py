@@ -1,6 +1,7 @@
 """The tables of a study, made from `results.jsonl` and nothing else. A cell that is missing stays in its row.
 
-A new metric is a line of `METRICS`, a new number about an arm one of `ARM_COLUMNS`.
+A new metric is a line of `METRICS`, a new number of a cell one of `ARM_COLUMNS`, a new verdict on an arm one of
+`SUMMARIES`.
 """
 
 from collections import defaultdict
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hsl_study.cells import CellRow, NodeScores
+from hsl_study.config import StudyConfig
 from hsl_study.results import Results
 from hsl_study.statistics import mean_and_sd
 
@@ -44,6 +46,14 @@ class Column:
     value: Callable[[CellRow, Rows], float | None]
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What the AUC table says at its end of all seeds of an arm. `title` None: this study has no such column."""
+
+    title: Callable[[StudyConfig], str | None]
+    text: Callable[[Results, Rows, str], str]
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("AUC, own domain", "auc"),
     Metric("AUC, all domains", "all_domain_auc"),
@@ -55,20 +65,30 @@ METRICS: tuple[Metric, ...] = (
 ARM_COLUMNS: tuple[Column, ...] = tuple(Column(metric.title, metric.mean) for metric in METRICS)
 
 
+def _mean_over_seeds(metric: str) -> Callable[[Results, Rows, str], str]:
+    return lambda _, rows, arm: mean_sd([mean_over_nodes(row, metric) for row in rows if row.arm == arm])
+
+
+SUMMARIES: tuple[Summary, ...] = (
+    Summary(lambda _: "mean, own domain", _mean_over_seeds("auc")),
+    Summary(lambda _: "mean, all domains", _mean_over_seeds("all_domain_auc")),
+)
+
+
 def auc_table(results: Results, scenario: str) -> TextTable:
-    """AUC of each node's model on its own domain, mean and sd over seeds, then of all domains."""
+    """AUC of each node's model on its own domain, mean and sd over seeds, then the summaries."""
     rows = results.of(scenario)
     nodes = node_names(rows)
+    summaries = {title: one for one in SUMMARIES if (title := one.title(results.config)) is not None}
     lines = []
     for arm, own in _by_arm(results, rows):
         if not own:
-            lines.append((arm, "0", *[_why_missing(results, scenario, arm)] * (len(nodes) + 2)))
+            lines.append((arm, "0", *[_why_missing(results, scenario, arm)] * (len(nodes) + len(summaries))))
             continue
         cells = [mean_sd([row.nodes[node].auc for row in own]) for node in nodes]
-        overall = [mean_sd([mean_over_nodes(row, name) for row in own]) for name in ("auc", "all_domain_auc")]
-        lines.append((arm, str(len(own)), *cells, *overall))
+        lines.append((arm, str(len(own)), *cells, *(one.text(results, rows, arm) for one in summaries.values())))
     heads = [f"{node} ({_positives(rows, node)} positive)" for node in nodes]
-    columns = ("arm", "seeds", *heads, "mean, own domain", "mean, all domains")
+    columns = ("arm", "seeds", *heads, *summaries)
     return TextTable(f"{scenario}: AUC, mean ± sd over seeds (test images of each node)", columns, tuple(lines))
 
 

@@ -173,3 +173,19 @@ def test_a_node_without_a_class_does_not_count_and_all_without_are_refused() -> 
     assert two_way_panels([[whole, lacking]], [[turned, lacking]], 50).estimate == 1.0
     with pytest.raises(ValueError, match="no AUC is defined"):
         two_way_panels([[lacking]], [[lacking]], 50)
+
+
+def test_an_image_that_several_seeds_tested_on_is_drawn_once_for_all() -> None:
+    """Four seeds with equal scores on the same images say no more than one; on different images they say more."""
+    random = np.random.default_rng(2)
+    labels = np.tile([0, 1], 20).astype(np.uint8)
+    good, bad = (random.normal(0, 1, 40).astype(np.float32) + strength * labels for strength in (1.0, 0.3))
+
+    def width(groups_of_seeds: list[np.ndarray]) -> float:
+        first, second = ([[Panel(scores, labels, groups)] for groups in groups_of_seeds] for scores in (good, bad))
+        found = two_way_panels(first, second, 2000)
+        return found.high - found.low
+
+    same = np.arange(40)
+    assert width([same] * 4) == pytest.approx(width([same]), rel=0.05)
+    assert width([same + 40 * seed for seed in range(4)]) < 0.85 * width([same])
