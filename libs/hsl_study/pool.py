@@ -5,6 +5,7 @@ labels and images of the SAT are gone before anything is drawn. The site's own s
 """
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,9 @@ class Pool:
         _, numbers = np.unique([case.group for case in self.cases], return_inverse=True)
         return numbers.astype(np.int64)
 
+    def names_of(self, positions: Iterable[int]) -> list[str]:
+        return [self.cases[at].name for at in positions]
+
     def subset(self, positions: tuple[int, ...]) -> ImageSet:
         where = np.array(positions, dtype=np.int64)
         return ImageSet(self.images[where], self.labels[where])
@@ -58,7 +62,7 @@ def load_pool(binding: SiteBinding, task: TaskConfig, sat: Path | None, sat_dige
     if [row["split"] for row in rows] != [split for split in SPLITS for _ in range(len(parts[split]))]:
         raise OSError(f"{prepared.listing} does not list the images beside it; delete its folder, it is made anew")
     cases = tuple(
-        PoolCase(row["name"], int(row["label"]), row["domain"], row["group"], pixel_digest(image))
+        PoolCase(row["name"], int(row["label"]), row["domain"], row["group"], pixel_digest(image), row["part"] or None)
         for row, image in zip(rows, images, strict=True)
     )
     return Pool(images, cases, prepared.report, prepared.data.sat, sat_digest)
