@@ -25,6 +25,7 @@ from hsl_model.scoring import Logits, Scorer
 from hsl_study.federation import held_files, run_federation
 from hsl_study.partition import Partition
 from hsl_study.pool import Pixels, Pool
+from hsl_study.pretraining import initial_file
 from hsl_study.scored import Rows, ScoredImages, pixels_of, scored_images
 from hsl_study.statistics import NodeMetrics, node_metrics
 
@@ -83,11 +84,11 @@ def run_cell(
 
     `deploy`: `best` mean validation AUC, or the `last` round. Raises what the engine raises.
     """
-    rounds = run_federation(config, site_data(pool, partition), folder, options)
+    rounds = run_federation(config, site_data(pool, partition), folder, options, initial_file(folder))
     aucs = [done.mean_auc for done in rounds]
     deployed = len(rounds) - 1 if deploy == "last" else best_round(aucs)
     scored = scored_images(partition)
-    logits = _logits(config, pixels_of(scored, partition, pool), pool.sat, (folder, deployed), options)
+    logits = _logits(config, pixels_of(scored, partition, pool), pool, (folder, deployed), options)
     labels = pool.labels[scored.case]
     facts = CellFacts(
         num_rounds=len(rounds) - 1,
@@ -118,7 +119,7 @@ def site_data(pool: Pool, partition: Partition) -> dict[str, SiteData]:
     sites = {}
     for node, cases in partition.cases.items():
         parts: dict[str, ImageSet] = {split: _as_stored(node, cases[split], pool, partition) for split in SPLITS}
-        sites[node] = SiteData(parts["training"], parts["validation"], parts["test"], pool.sat)
+        sites[node] = SiteData(parts["training"], parts["validation"], parts["test"], pool.sat_at(node))
     return sites
 
 
@@ -130,22 +131,22 @@ def _as_stored(node: str, positions: tuple[int, ...], pool: Pool, partition: Par
 
 
 def _logits(
-    config: RunConfig, images: Pixels, sat: ImageSet | None, held: tuple[Path, int], options: EngineOptions
+    config: RunConfig, images: Pixels, pool: Pool, held: tuple[Path, int], options: EngineOptions
 ) -> dict[str, Logits]:
-    """Each node's model on all images. Nodes that hold the same files have one model, which is asked once.
+    """Each node's model on all images. Nodes with the same files and SAT have one model, which is asked once.
 
     `held`: the federation's folder and the deployed round.
     """
     folder, deployed = held
     found: dict[str, Logits] = {}
-    by_files: dict[tuple[str, ...], Logits] = {}
+    asked: dict[tuple[object, ...], Logits] = {}
     for node in config.nodes:
         files = held_files(folder, node, deployed)
-        digests = tuple(sha256_file(path) for path in files)
-        if digests not in by_files:
-            network = load_network(config, files, options.device)
-            by_files[digests] = Scorer(config, network, sat).logits(images)
-        found[node] = by_files[digests]
+        sat = pool.sat_at(node)
+        model = (*(sha256_file(path) for path in files), id(sat))
+        if model not in asked:
+            asked[model] = Scorer(config, load_network(config, files, options.device), sat).logits(images)
+        found[node] = asked[model]
     return found
 
 

@@ -6,18 +6,22 @@ have in common stands once, under `run`; an arm says what is different.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from hsl_data.binding import ReaderName
+from hsl_data.phantoms import MAX_SITES
 from hsl_model.protocol.config import Message, RunConfig, TaskConfig
 from hsl_study import scenarios
 from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acquisition, AcquisitionPlan
+from hsl_study.arm_sat import OWN as OWN_SAT
+from hsl_study.arm_sat import ArmSat
 from hsl_study.held_out import OfficialPart, UnseenPopulation
 from hsl_study.partition import Mode
 from hsl_study.scenarios import Scenario
 
+PUBLIC_PHANTOMS = "public"
 _PLACEHOLDER_SHA256 = "0" * 64
 
 
@@ -37,14 +41,28 @@ class SatConfig(DataConfig):
 
     positive_class: str = "positive"
     negative_class: str = "negative"
+    task_id: str | None = Field(
+        default=None, description="the study's task_id where its images are of the study's task, with the same classes"
+    )
     per_class: int = Field(default=500, ge=1)
+    counts: tuple[int, int] | None = Field(default=None, description="negative, positive; in place of per_class")
     seed: int = 0
+
+    def check_task(self, name: str, task: TaskConfig) -> None:
+        """Raises `ValueError` where it says it is of the study's task and its classes are others."""
+        own, wanted = (self.positive_class, self.negative_class), (task.positive_class, task.negative_class)
+        if self.task_id == task.task_id and own != wanted:
+            raise ValueError(
+                f"SAT {name} says it is of task {task.task_id}, so its positive_class and negative_class must be "
+                f"{wanted[0]} and {wanted[1]}; they are {own[0]} and {own[1]}"
+            )
 
 
 class PhantomConfig(Message):
-    """Generated images instead of a data set: for trying things, and for tests."""
+    """Generated images instead of a data set: for trying things, and for tests. Two SATs belong to them: `sat` shows
+    lesions, `public` is of the study's task."""
 
-    sites: int = Field(default=3, ge=1, le=16)
+    sites: int = Field(default=3, ge=1, le=MAX_SITES)
     cases_per_site: int = Field(default=120, ge=20)
     sat_per_class: int = Field(default=12, ge=2)
     seed: int = 0
@@ -123,6 +141,8 @@ class ScenarioConfig(Message):
 class ArmConfig(Message):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)
     run: dict[str, Any] = Field(default_factory=dict, description="what differs from the study's `run`")
+    sat: ArmSat = Field(default_factory=ArmSat, description="its shared anchor task, where that is not the study's")
+    pretrain_rounds: int = Field(default=0, ge=0, le=10_000, description="on the SAT alone, before round 0")
 
 
 class StudyConfig(Message):
@@ -130,6 +150,9 @@ class StudyConfig(Message):
     task: TaskConfig
     data: DataConfig | None = None
     sat: SatConfig | None = None
+    sats: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)], SatConfig] = Field(
+        default_factory=dict, description="other shared anchor tasks, for arms that name them"
+    )
     phantoms: PhantomConfig | None = None
     scenarios: tuple[ScenarioConfig, ...] = Field(min_length=1)
     arms: tuple[ArmConfig, ...] = Field(min_length=1)
@@ -166,11 +189,34 @@ class StudyConfig(Message):
             )
         if unknown := sorted({name for pair in self.contrasts for name in pair} - set(names)):
             raise ValueError(f"contrasts name arms that the study has not: {', '.join(unknown)}")
+        if reserved := {OWN_SAT, PUBLIC_PHANTOMS} & set(self.sats):
+            raise ValueError(f"a SAT of [sats] cannot be called {min(reserved)}: that name has a meaning")
+        for name, source in self.sat_configs().items():
+            source.check_task(name, self.task)
         for arm in self.arms:
-            self.run_config(arm, ("node-1", "node-2"), 0, _PLACEHOLDER_SHA256)  # every wrong key before the first hour
+            run = self.run_config(arm, ("node-1", "node-2"), 0, _PLACEHOLDER_SHA256)  # wrong keys before the first hour
+            self._check_sat(arm, sees_sat=run.shows_sat or bool(arm.pretrain_rounds))
         for scenario in self.scenarios:
             scenario.plan(self.acquisitions)
         return self
+
+    def _check_sat(self, arm: ArmConfig, *, sees_sat: bool) -> None:
+        known = self.sat_sources()
+        if not sees_sat and arm.sat != ArmSat():
+            raise ValueError(f"arm {arm.name} trains on no SAT: leave its sat out, or give it a run that does")
+        if sees_sat and (unknown := sorted(set(arm.sat.sources) - set(known))):
+            raise ValueError(f"arm {arm.name} wants the SAT {unknown[0]}; the study has {', '.join(known) or 'none'}")
+        if arm.pretrain_rounds and arm.sat.per_node:
+            raise ValueError(f"arm {arm.name} is pre-trained for all nodes at once, so they share one SAT")
+
+    def sat_sources(self) -> dict[str, str | None]:
+        """Every shared anchor task by name, and the task whose classes its labels are, where it says so."""
+        made = {} if self.phantoms is None else {OWN_SAT: None, PUBLIC_PHANTOMS: self.task.task_id}
+        return made | {name: source.task_id for name, source in self.sat_configs().items()}
+
+    def sat_configs(self) -> dict[str, SatConfig]:
+        """Those that are read from files."""
+        return ({} if self.sat is None else {OWN_SAT: self.sat}) | self.sats
 
     def table(self, scenario: int, domains: Mapping[str, tuple[int, int]]) -> Scenario:
         """`domains`: what the data set has, or its training part. Raises `ValueError` for numbers that cannot be."""
@@ -197,13 +243,16 @@ class StudyConfig(Message):
         }
         if _needs_sat(given):
             given["sat_digest"] = sat_digest
+            tasks = {self.sat_sources().get(source) for source in arm.sat.sources}
+            given["sat_task_id"] = tasks.pop() if len(tasks) == 1 else None
         return RunConfig.model_validate(given)
 
 
 def _needs_sat(given: Mapping[str, Any]) -> bool:
     """Arms without a second task get no SAT: their steps would else follow its size (methods.md H11)."""
     method = given.get("method", {}).get("name", "hsl")
-    return bool(given.get("network", {}).get("architecture") == "mmoe" or method == "hsl")
+    adds = given.get("training", {}).get("added_images") == "sat"
+    return bool(adds or given.get("network", {}).get("architecture") == "mmoe" or method == "hsl")
 
 
 def _merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
