@@ -19,7 +19,9 @@ def run(
     data: Annotated[Path | None, typer.Option(help="The images, where the file does not say.")] = None,
     reader: Annotated[str | None, typer.Option(help="How to read them, if not as the file says.")] = None,
     classes: Annotated[list[str] | None, typer.Option("--class", help="SOURCE_CLASS=TASK_CLASS; repeatable.")] = None,
-    sat: Annotated[Path | None, typer.Option(help="The images of the shared anchor task.")] = None,
+    sat: Annotated[
+        list[str] | None, typer.Option(help="The images of the shared anchor task; NAME=PATH for one of [sats].")
+    ] = None,
     sat_reader: Annotated[str | None, typer.Option(help="How to read those.")] = None,
     sat_classes: Annotated[
         list[str] | None, typer.Option("--sat-class", help="SOURCE_CLASS=positive or =negative; repeatable.")
@@ -27,18 +29,24 @@ def run(
     size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
     seeds: Annotated[str | None, typer.Option(help="0-4 or 0,1,7. Default: as the file says.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeatable.")] = None,
+    override: Annotated[
+        Path | None, typer.Option(help="A .toml file whose sections and keys take the place of the study's.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each.")] = 1,
     budget_hours: Annotated[float | None, typer.Option(help="Refuse to begin what would take longer.")] = None,
 ) -> None:
     """Run what is not yet finished, then write report.html."""
     from hsl_cli.output import say
-    from hsl_cli.study_file import SourceOptions, StudyOptions, load_study
+    from hsl_cli.study_file import AnchorOptions, SourceOptions, StudyOptions, load_study
     from hsl_model.protocol.clock import SystemClock
     from hsl_study.folder import StudyFolder
     from hsl_study.grid import Grid
 
-    images, anchors = SourceOptions(data, reader, classes or ()), SourceOptions(sat, sat_reader, sat_classes or ())
-    study = load_study(config, StudyOptions(scale, seeds, arm or (), size, images, anchors))
+    images = SourceOptions(data, reader, classes or ())
+    options = StudyOptions(
+        scale, override, seeds, arm or (), size, images, AnchorOptions(sat or (), sat_reader, sat_classes or ())
+    )
+    study = load_study(config, options)
     Grid(StudyFolder.create(study, workdir), SystemClock(), say).run(jobs, budget_hours)
     report(workdir)
 

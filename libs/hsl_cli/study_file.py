@@ -11,10 +11,12 @@ from hsl_cli.source import class_mapping
 if TYPE_CHECKING:
     from hsl_study.config import StudyConfig
 
+OWN = "sat"  # the name of [sat] among the shared anchor tasks (hsl_study/arm_sat.py)
+
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Of `data` or `sat`: where its images are and, for images other than the study's, how to read them."""
+    """Where images are and, for images other than the study's, how to read them."""
 
     path: Path | None = None
     reader: str | None = None
@@ -33,21 +35,44 @@ class SourceOptions:
 
 
 @dataclass(frozen=True)
+class AnchorOptions:
+    """The shared anchor tasks: `paths` as PATH of [sat] or NAME=PATH of [sats.NAME]; the rest is about [sat] alone."""
+
+    paths: Sequence[str] = ()
+    reader: str | None = None
+    classes: Sequence[str] = ()
+
+    def over(self, study: dict[str, Any]) -> dict[str, Any]:
+        """`sat` and `sats` of the study, changed. Raises `BadInputError` for one that the study has not."""
+        paths = dict(_named(path) for path in self.paths)
+        own, others = study.get("sat"), dict(study.get("sats", {}))
+        known = {*others, *(() if own is None else (OWN,))}
+        wanted = {*paths, *((OWN,) if self.reader or self.classes else ())}
+        if unknown := sorted(wanted - known):
+            section = "[sat]" if unknown[0] == OWN else f"[sats.{unknown[0]}]"
+            raise BadInputError(reason=f"--sat: the study has no section {section} that says how to read it.")
+        changed = {name: SourceOptions(paths.get(name)).over(section) for name, section in others.items()}
+        if own is None:
+            return {"sats": changed}
+        return {"sat": SourceOptions(paths.get(OWN), self.reader, self.classes).over(own), "sats": changed}
+
+
+@dataclass(frozen=True)
 class StudyOptions:
     scale: str | None = None
+    override: Path | None = None
     seeds: str | None = None
     arms: Sequence[str] = ()
     size: int | None = None
     data: SourceOptions = SourceOptions()
-    sat: SourceOptions = SourceOptions()
+    sats: AnchorOptions = AnchorOptions()
 
     def over(self, study: dict[str, Any]) -> dict[str, Any]:
-        changed = dict(study)
-        for name, options in (("data", self.data), ("sat", self.sat)):
-            if name in study:
-                changed[name] = options.over(study[name])
-            elif options != SourceOptions():
-                raise BadInputError(reason=f"--{name}: the study has no section [{name}] that says how to read it.")
+        changed = study | self.sats.over(study)
+        if "data" in study:
+            changed["data"] = self.data.over(study["data"])
+        elif self.data != SourceOptions():
+            raise BadInputError(reason="--data: the study has no section [data] that says how to read it.")
         if self.seeds is not None:
             changed["seeds"] = self.seeds if "-" in self.seeds else _numbers(self.seeds)
         if self.size is not None:
@@ -55,12 +80,17 @@ class StudyOptions:
         return self._with_arms(changed) if self.arms else changed
 
     def _with_arms(self, study: dict[str, Any]) -> dict[str, Any]:
-        """Some of the study's arms; contrasts with the others go."""
-        known = [arm["name"] for arm in study["arms"]]
+        """Some of the study's arms; contrasts with the others go, and so do shared anchor tasks that only they have."""
+        known = {arm["name"]: arm for arm in study["arms"]}
         if unknown := sorted(set(self.arms) - set(known)):
             raise BadInputError(reason=f"--arm {unknown[0]}: the study has {', '.join(known)}.")
-        contrasts = [pair for pair in study.get("contrasts", ()) if set(pair) <= set(self.arms)]
-        return study | {"arms": [arm for arm in study["arms"] if arm["name"] in self.arms], "contrasts": contrasts}
+        arms = [arm for name, arm in known.items() if name in self.arms]
+        sources = {source for arm in arms for source in arm.get("sat", {}).get("sources", ())}
+        return study | {
+            "arms": arms,
+            "contrasts": [pair for pair in study.get("contrasts", ()) if set(pair) <= set(self.arms)],
+            "sats": {name: section for name, section in study["sats"].items() if name in sources},
+        }
 
 
 def load_study(config: str, options: StudyOptions) -> "StudyConfig":
@@ -74,16 +104,24 @@ def load_study(config: str, options: StudyOptions) -> "StudyConfig":
     from hsl_study.scales import composed
 
     path = configs.path_of(config) or Path(config)
-    parsed = parse_file(path)
-    if not isinstance(parsed, dict):
+    parsed, own = parse_file(path), {} if options.override is None else parse_file(options.override)
+    if not isinstance(parsed, dict) or not isinstance(own, dict):
         raise BadInputError(reason=f"{path} is not a study: it must hold a table.")
+    parsed |= own  # whole sections: classes of another source may not be mixed with the study's
     try:
         return StudyConfig.model_validate(options.over(composed(parsed, options.scale)))
     except ValidationError as error:
-        reason = f"{path} is not a study; correct these keys:\n{wrong_keys(error)}"
+        name = path if options.override is None else f"{path} with {options.override}"
+        reason = f"{name} is not a study; correct these keys:\n{wrong_keys(error)}"
         raise BadInputError(reason=reason) from error
     except ConfigError as error:
         raise BadInputError(reason=f"{path}: {error.data['reason']}") from error
+
+
+def _named(option: str) -> tuple[str, Path]:
+    """`chest=films` is the source of [sats.chest], `films` of [sat]; a path that holds `=` is written `./a=b`."""
+    name, equals, path = option.partition("=")
+    return (name, Path(path)) if equals and "/" not in name else (OWN, Path(option))
 
 
 def _numbers(text: str) -> list[int]:

@@ -18,12 +18,16 @@ from hsl_study.statistics import (
     smallest_detectable,
     two_way_panels,
 )
-from hsl_study.tables import TextTable, by_seed, node_names, scenario_names
+from hsl_study.tables import TextTable, by_seed, has_unseen, node_names, scenario_names
 
 Pair = tuple[str, str]
-MetricName = Literal["auc", "all_domain_auc"]
-_DOMAINS: dict[MetricName, Domains] = {"auc": "own", "all_domain_auc": "all"}
-_WORDS: dict[MetricName, str] = {"auc": "own-domain AUC", "all_domain_auc": "all-domain AUC"}
+MetricName = Literal["auc", "all_domain_auc", "unseen_auc"]
+_DOMAINS: dict[MetricName, Domains] = {"auc": "own", "all_domain_auc": "all", "unseen_auc": "unseen"}
+_WORDS: dict[MetricName, str] = {
+    "auc": "own-domain AUC",
+    "all_domain_auc": "all-domain AUC",
+    "unseen_auc": "AUC of unseen domains",
+}
 NUM_RESAMPLES = 1000
 
 
@@ -60,6 +64,8 @@ def bootstrap_table(results: Results, scenario: str) -> TextTable:
     lines = []
     for pair in _main_pairs(results):
         for metric, domains in _DOMAINS.items():
+            if domains == "unseen" and not has_unseen(results.of(scenario)):
+                continue
 
             def resampled(first: list[CellScores], second: list[CellScores], which: Domains = domains) -> Interval:
                 sides = [[scores.panels(which) for scores in arm] for arm in (first, second)]

@@ -14,10 +14,12 @@ import numpy.typing as npt
 import torch
 
 from hsl_data.split import keyed_number
+from hsl_model.data import ImageSet
 from hsl_model.engine import EngineOptions
 from hsl_model.model_state import load_network
 from hsl_model.protocol.config import RunConfig
 from hsl_model.scoring import features
+from hsl_study.cells import as_stored
 from hsl_study.federation import held_files
 from hsl_study.partition import Partition
 from hsl_study.pool import Pool
@@ -36,8 +38,9 @@ def collected(
         return None
     torch.set_num_threads(options.num_threads)
     cases = {node: _chosen(partition.cases[node]["test"], pool, config.seed) for node in config.nodes}
+    tests = {node: as_stored(node, cases[node], pool, partition) for node in config.nodes}
     found = {
-        name: [_of(config, pool, cases[node], held_files(folder, node, at), options) for node in config.nodes]
+        name: [_of(config, tests[node], held_files(folder, node, at), options) for node in config.nodes]
         for name, at in (("before", 0), ("after", deployed))
     }
     file = io.BytesIO()
@@ -45,19 +48,17 @@ def collected(
         file,
         nodes=np.array(config.nodes),
         node=np.repeat(np.arange(len(config.nodes)), [len(cases[node]) for node in config.nodes]),
-        label=np.concatenate([pool.labels[cases[node]] for node in config.nodes]),
+        label=np.concatenate([tests[node].labels for node in config.nodes]),
         before=np.concatenate(found["before"]),
         after=np.concatenate(found["after"]),
     )
     return file.getvalue()
 
 
-def _chosen(test: Sequence[int], pool: Pool, seed: int) -> list[int]:
+def _chosen(test: Sequence[int], pool: Pool, seed: int) -> tuple[int, ...]:
     drawn = sorted(test, key=lambda at: keyed_number(seed, "features", pool.cases[at].name))
-    return sorted(drawn[:IMAGES_OF_A_NODE])
+    return tuple(sorted(drawn[:IMAGES_OF_A_NODE]))
 
 
-def _of(
-    config: RunConfig, pool: Pool, cases: list[int], files: list[Path], options: EngineOptions
-) -> npt.NDArray[np.float32]:
-    return features(config, load_network(config, files, options.device), pool.images[cases])
+def _of(config: RunConfig, test: ImageSet, files: list[Path], options: EngineOptions) -> npt.NDArray[np.float32]:
+    return features(config, load_network(config, files, options.device), test.images)

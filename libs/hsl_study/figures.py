@@ -124,6 +124,8 @@ def violins(results: Results, scenario: str) -> Figure | None:
         drawn = axes.violinplot(list(values.values()), where, widths=0.36, showmedians=True)
         for body in cast("list[Any]", drawn["bodies"]):
             body.set_facecolor(colour)
+        for part in ("cbars", "cmins", "cmaxes", "cmedians"):
+            drawn[part].set_color(colour)
         axes.plot([], [], "s", color=colour, label=name)
     axes.axhline(0.5, color="grey", linestyle=":", linewidth=1)
     axes.set_xticks(range(len(sides)), list(sides), rotation=20)
@@ -164,7 +166,7 @@ def _arms(results: Results, rows: Sequence[CellRow]) -> list[str]:
 def _colour(results: Results, arm: str) -> Any:
     """The same in all figures of a study."""
     number = [one.name for one in results.config.arms].index(arm)
-    return mpl.colormaps["tab20"](number % 20)
+    return mpl.colormaps["tab20"]((2 * number + number // 10) % 20)  # the ten strong colours before the ten pale ones
 
 
 def _aucs(rows: Sequence[CellRow], arm: str, node: str) -> list[float]:

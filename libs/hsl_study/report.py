@@ -13,6 +13,7 @@ from hsl_study.results import Results
 from hsl_study.tables import (
     TextTable,
     auc_table,
+    domain_table,
     environment_table,
     gradient_table,
     gradients,
@@ -29,9 +30,10 @@ STYLE = (
     "pre{background:#f5f5f5;padding:1rem;overflow:auto}img{max-width:100%}figure{margin:0 0 2rem}"
     "caption,figcaption{text-align:left;font-weight:600;white-space:nowrap}"
 )
-SCENARIO_TABLES: tuple[Callable[[Results, str], TextTable], ...] = (
+SCENARIO_TABLES: tuple[Callable[[Results, str], TextTable | None], ...] = (
     auc_table,
     metrics_table,
+    domain_table,
     contrast_table,
     bootstrap_table,
     node_table,
@@ -67,7 +69,8 @@ def _body(results: Results) -> Iterator[str]:
         if not results.of(scenario):
             yield _table(auc_table(results, scenario))
             continue
-        yield from (_table(make(results, scenario)) for make in SCENARIO_TABLES)
+        tables = [make(results, scenario) for make in SCENARIO_TABLES]
+        yield from (_table(table) for table in tables if table is not None)
         for caption, draw in SCENARIO_FIGURES:
             yield from _figure(f"{scenario}: {caption}", draw(results, scenario))
         if (table := features_table(results, scenario)) is not None:

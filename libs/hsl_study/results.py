@@ -20,26 +20,27 @@ from hsl_study.config import StudyConfig
 from hsl_study.folder import Key, MissingCell, StudyFolder
 from hsl_study.statistics import Groups, Labels, Panel, Scores
 
-Domains = Literal["own", "all"]
+Domains = Literal["own", "all", "unseen"]
 
 
 @dataclass(frozen=True)
 class CellScores:
-    """What one cell scored: N test images of all K nodes. `held` (K, N): which node tests on which."""
+    """What one cell scored: N images. `held` (K, N): which are of a node's own domain; `unseen` (N,): of no node's."""
 
     nodes: tuple[str, ...]
     labels: Labels
     groups: Groups
     held: npt.NDArray[np.bool_]
+    unseen: npt.NDArray[np.bool_]
     logits: Scores  # (K, N)
 
     def panels(self, domains: Domains) -> tuple[Panel, ...]:
-        """Each node's model on its own test images, or on those of all nodes."""
+        """Each node's model on its own domain, on those of all nodes, or on those of none."""
         return tuple(self.panel(node, domains) for node in self.nodes)
 
     def panel(self, node: str, domains: Domains) -> Panel:
         at = self.nodes.index(node)
-        where = self.held[at] if domains == "own" else np.ones(len(self.labels), dtype=np.bool_)
+        where = {"own": self.held[at], "all": ~self.unseen, "unseen": self.unseen}[domains]
         return Panel(self.logits[at, where], self.labels[where], self.groups[where])
 
 
@@ -107,5 +108,6 @@ def _unpacked(raw: bytes) -> CellScores:
             labels=found["label"],
             groups=found["group"],
             held=found["held"],
+            unseen=found["unseen"],
             logits=found["logits"],
         )

@@ -33,11 +33,12 @@ def composed(study: Mapping[str, Any], scale: str | None = None) -> dict[str, An
     under = _table("scales.toml")[name]
     scenario, arms, replaces_data = under.pop("scenario", {}), under.pop("arms", {}), "phantoms" in under
     if replaces_data:
-        found.pop("data", None)
-        found.pop("sat", None)
+        for source in ("data", "sat", "sats"):
+            found.pop(source, None)
     if "sat" not in found:
         under.pop("sat", None)
-    found = overlaid(found, under, {"scale": name})
+    found = overlaid(under, found, {"scale": name})
+    found["sats"] = {source: overlaid(under.get("sat", {}), one) for source, one in found.get("sats", {}).items()}
     found["scenarios"] = [overlaid(scenario, one) for one in found.get("scenarios", ())]
     found["arms"] = [overlaid(arm, arms.get(arm["name"], {})) for arm in found["arms"]]
     return found

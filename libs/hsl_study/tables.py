@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hsl_study.cells import CellRow, NodeScores
-from hsl_study.config import StudyConfig
-from hsl_study.results import Results
+from hsl_study.results import Domains, Results
 from hsl_study.statistics import mean_and_sd
 
 Rows = Sequence[CellRow]
@@ -25,10 +24,11 @@ class TextTable:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of one node's model; `name` is its field of `NodeScores`."""
+    """A number of one node's model; `name` is its field of `NodeScores`. Left out of a table where nobody has it."""
 
     title: str
     name: str
+    optional: bool = False
 
     def of(self, node: NodeScores) -> float | None:
         value: float | None = getattr(node, self.name)
@@ -44,34 +44,52 @@ class Column:
 
     title: str
     value: Callable[[CellRow, Rows], float | None]
+    optional: bool = False  # left out of a table where nobody has it
 
 
 @dataclass(frozen=True)
 class Summary:
     """What the AUC table says at its end of all seeds of an arm. `title` None: this study has no such column."""
 
-    title: Callable[[StudyConfig], str | None]
+    title: Callable[[Results, str], str | None]  # told the scenario
     text: Callable[[Results, Rows, str], str]
 
 
 METRICS: tuple[Metric, ...] = (
     Metric("AUC, own domain", "auc"),
     Metric("AUC, all domains", "all_domain_auc"),
+    Metric("AUC, unseen domains", "unseen_auc", optional=True),
     Metric("AUPRC", "auprc"),
     Metric("accuracy", "accuracy"),
     Metric("recall", "recall"),
     Metric("precision", "precision"),
 )
-ARM_COLUMNS: tuple[Column, ...] = tuple(Column(metric.title, metric.mean) for metric in METRICS)
+ARM_COLUMNS: tuple[Column, ...] = (
+    *(Column(metric.title, metric.mean, metric.optional) for metric in METRICS),
+    Column("AUC of the nodes' mean score, unseen domains", lambda row, _: row.unseen_ensemble_auc, optional=True),
+)
 
 
 def _mean_over_seeds(metric: str) -> Callable[[Results, Rows, str], str]:
     return lambda _, rows, arm: mean_sd([mean_over_nodes(row, metric) for row in rows if row.arm == arm])
 
 
+def _titled(text: str, domains: Domains) -> Callable[[Results, str], str | None]:
+    """With the images it stands on; None where there are none."""
+
+    def title(results: Results, scenario: str) -> str | None:
+        if domains == "unseen" and not has_unseen(results.of(scenario)):
+            return None
+        counts = _scored(results, scenario, domains)
+        return f"{text} ({counts} positive)" if counts else text
+
+    return title
+
+
 SUMMARIES: tuple[Summary, ...] = (
-    Summary(lambda _: "mean, own domain", _mean_over_seeds("auc")),
-    Summary(lambda _: "mean, all domains", _mean_over_seeds("all_domain_auc")),
+    Summary(lambda *_: "mean, own domain", _mean_over_seeds("auc")),
+    Summary(_titled("mean, all domains", "all"), _mean_over_seeds("all_domain_auc")),
+    Summary(_titled("mean, unseen domains", "unseen"), _mean_over_seeds("unseen_auc")),
 )
 
 
@@ -79,7 +97,7 @@ def auc_table(results: Results, scenario: str) -> TextTable:
     """AUC of each node's model on its own domain, mean and sd over seeds, then the summaries."""
     rows = results.of(scenario)
     nodes = node_names(rows)
-    summaries = {title: one for one in SUMMARIES if (title := one.title(results.config)) is not None}
+    summaries = {title: one for one in SUMMARIES if (title := one.title(results, scenario)) is not None}
     lines = []
     for arm, own in _by_arm(results, rows):
         if not own:
@@ -95,31 +113,49 @@ def auc_table(results: Results, scenario: str) -> TextTable:
 def metrics_table(results: Results, scenario: str) -> TextTable:
     """Every column of an arm, means over nodes; undefined values are left out and counted."""
     rows = results.of(scenario)
+    wanted = [one for one in ARM_COLUMNS if not one.optional or any(one.value(row, rows) is not None for row in rows)]
     lines = [
-        (arm, str(len(own)), *(mean_sd([column.value(row, rows) for row in own]) for column in ARM_COLUMNS))
+        (arm, str(len(own)), *(mean_sd([column.value(row, rows) for row in own]) for column in wanted))
         for arm, own in _by_arm(results, rows)
         if own
     ]
-    columns = ("arm", "seeds", *(column.title for column in ARM_COLUMNS))
+    columns = ("arm", "seeds", *(column.title for column in wanted))
     return TextTable(f"{scenario}: mean over nodes, ± sd over seeds; threshold 0.5", columns, tuple(lines))
 
 
 def node_table(results: Results, scenario: str) -> TextTable:
     """Every metric of every node and arm, with the positive images it stands on."""
     rows = results.of(scenario)
+    wanted = [one for one in METRICS if not one.optional or any(one.mean(row, rows) is not None for row in rows)]
     lines = [
         (
             node,
             _positives(rows, node),
             arm,
-            *(mean_sd([metric.of(row.nodes[node]) for row in own]) for metric in METRICS),
+            *(mean_sd([metric.of(row.nodes[node]) for row in own]) for metric in wanted),
         )
         for node in node_names(rows)
         for arm, own in _by_arm(results, rows)
         if own
     ]
-    columns = ("node", "n positive", "arm", *(metric.title for metric in METRICS))
+    columns = ("node", "n positive", "arm", *(metric.title for metric in wanted))
     return TextTable(f"{scenario}: each node's model, mean ± sd over seeds; threshold 0.5", columns, tuple(lines))
+
+
+def domain_table(results: Results, scenario: str) -> TextTable | None:
+    """AUC within each domain, mean over the nodes' models. None where the domains are the nodes themselves."""
+    rows = results.of(scenario)
+    names = list(dict.fromkeys(name for row in rows for node in row.nodes.values() for name in node.domain_aucs))
+    if set(names) <= set(node_names(rows)):
+        return None
+    lines = []
+    for arm, own in _by_arm(results, rows):
+        if own:
+            means = [
+                [_mean([node.domain_aucs.get(name) for node in row.nodes.values()]) for row in own] for name in names
+            ]
+            lines.append((arm, str(len(own)), *(mean_sd(values) for values in means)))
+    return TextTable(f"{scenario}: AUC within each domain, mean over the nodes", ("arm", "seeds", *names), tuple(lines))
 
 
 def gradient_table(results: Results, kind: str) -> TextTable:
@@ -188,8 +224,11 @@ def node_names(rows: Rows) -> list[str]:
 
 def mean_over_nodes(row: CellRow, metric: str) -> float | None:
     """Those where the metric is undefined do not count. None where it is nowhere defined."""
-    values = [value for node in row.nodes.values() if (value := getattr(node, metric)) is not None]
-    return sum(values) / len(values) if values else None
+    return _mean([getattr(node, metric) for node in row.nodes.values()])
+
+
+def has_unseen(rows: Rows) -> bool:
+    return any(node.unseen_auc is not None for row in rows for node in row.nodes.values())
 
 
 def by_seed(rows: Rows, arm: str, metric: str) -> dict[int, float]:
@@ -218,6 +257,20 @@ def _positives(rows: Rows, node: str) -> str:
     positive = {one.num_positive for one in found}
     total = {one.num_positive + one.num_negative for one in found}
     return f"{_span(positive)} of {_span(total)}" if found else ""
+
+
+def _scored(results: Results, scenario: str, domains: Domains) -> str:
+    """`12 of 90` of the images that every node is scored on; empty without a score file."""
+    for arm in results.config.arms:
+        if found := results.scores(scenario, arm.name).values():
+            labels = [one.panel(one.nodes[0], domains).labels for one in found]
+            return f"{_span({int(one.sum()) for one in labels})} of {_span({len(one) for one in labels})}"
+    return ""
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def _span(values: set[int]) -> str:

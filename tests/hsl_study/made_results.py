@@ -57,9 +57,15 @@ def nothing(_key: Key) -> None:
 
 
 def fill(
-    folder: Path, study: StudyConfig, scorer: Scorer, skip: Collection[Key] = (), features: SideFile = nothing
+    folder: Path,
+    study: StudyConfig,
+    scorer: Scorer,
+    skip: Collection[Key] = (),
+    features: SideFile = nothing,
+    num_unseen: int = 0,
 ) -> Results:
-    """Every cell but those of `skip`. Test images are the same for all arms of a seed, and other ones in each seed."""
+    """Every cell but those of `skip`. Test images are the same for all arms of a seed, and other ones in each seed;
+    `num_unseen` more lie at no node."""
     made = StudyFolder.create(study, folder)
     for name in ("scores", "features"):
         (folder / name).mkdir()
@@ -68,26 +74,31 @@ def fill(
             for seed in study.seeds:
                 key = (scenario.title, arm.name, seed)
                 if key not in skip:
-                    _finish(made, key, scorer, features(key))
+                    _finish(made, key, scorer, features(key), num_unseen)
     return Results(made)
 
 
-def _finish(folder: StudyFolder, key: Key, scorer: Scorer, features: bytes | None) -> None:
-    num_images = IMAGES_OF_A_NODE * len(NODES)
+def _finish(folder: StudyFolder, key: Key, scorer: Scorer, features: bytes | None, num_unseen: int) -> None:
+    num_images = IMAGES_OF_A_NODE * len(NODES) + num_unseen
     labels = (np.arange(num_images) % 2).astype(np.uint8)
-    held = np.repeat(np.eye(len(NODES), dtype=bool), IMAGES_OF_A_NODE, axis=1)
+    held = np.zeros((len(NODES), num_images), bool)
+    for at in range(len(NODES)):
+        held[at, at * IMAGES_OF_A_NODE : (at + 1) * IMAGES_OF_A_NODE] = True
+    unseen = ~held.any(axis=0)
     random = np.random.default_rng([*map(ord, "/".join(map(str, key)))])
     logits = np.stack([scorer(key, labels, random) for _ in NODES]).astype(np.float32)
     file = io.BytesIO()
     groups = np.arange(num_images) + 10 * key[2]
-    np.savez(file, label=labels, group=groups, nodes=np.array(NODES), held=held, logits=logits)
+    np.savez(file, label=labels, group=groups, nodes=np.array(NODES), held=held, logits=logits, unseen=unseen)
     folder.scores(key).write_bytes(file.getvalue())
     if features is not None:
         folder.features(key).write_bytes(features)
     nodes = {
         node: NodeScores(
             **node_metrics(logits[at, held[at]], labels[held[at]]).model_dump(),
-            all_domain_auc=roc_auc(logits[at], labels),
+            all_domain_auc=roc_auc(logits[at, ~unseen], labels[~unseen]),
+            unseen_auc=roc_auc(logits[at, unseen], labels[unseen]),
+            domain_aucs={"unseen-population": roc_auc(logits[at, unseen], labels[unseen])} if num_unseen else {},
         )
         for at, node in enumerate(NODES)
     }

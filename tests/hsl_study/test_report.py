@@ -27,10 +27,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def test_each_metric_is_a_column_and_stands_beside_its_positive_images(made: Results) -> None:
     table = tables.node_table(made, "given")
-    assert table.columns == ("node", "n positive", "arm", *(metric.title for metric in tables.METRICS))
+    shown = [metric for metric in tables.METRICS if metric.name != "unseen_auc"]
+    assert table.columns == ("node", "n positive", "arm", *(metric.title for metric in shown))
     first = table.rows[0]
     assert first[:3] == ("clinic-a", "12 of 24", "hsl")
-    for cell, metric in zip(first[3:], tables.METRICS, strict=True):
+    for cell, metric in zip(first[3:], shown, strict=True):
         values = [metric.of(row.nodes["clinic-a"]) for row in made.of("given") if row.arm == "hsl"]
         assert cell == f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"  # type: ignore[arg-type]
     own, everywhere = (
@@ -48,6 +49,26 @@ def test_a_column_of_an_arm_may_look_at_other_arms(made: Results, monkeypatch: p
     table = tables.metrics_table(made, "given")
     assert table.columns[-1] == "lead on swarm"
     assert {row[0]: row[-1] for row in table.rows}["swarm"] == "0.000 ± 0.000"
+
+
+def test_domains_that_no_node_has_stand_in_columns_of_their_own(made: Results, tmp_path: Path) -> None:
+    results = fill(tmp_path, config(primary="unseen_auc"), UNEQUAL, num_unseen=10)
+    table = tables.auc_table(results, "given")
+    assert table.columns[-2:] == ("mean, all domains (24 of 48 positive)", "mean, unseen domains (5 of 10 positive)")
+    assert tables.auc_table(made, "given").columns[-1] == "mean, all domains (24 of 48 positive)"
+    assert "AUC, unseen domains" in tables.node_table(results, "given").columns
+    domains = tables.domain_table(results, "given")
+    assert domains is not None
+    assert domains.columns == ("arm", "seeds", "unseen-population")
+    assert domains.rows[0][2] == table.rows[0][-1]
+    assert tables.domain_table(made, "given") is None
+    assert [row[1] for row in bootstrap_table(results, "given").rows] == [
+        "own-domain AUC", "all-domain AUC", "AUC of unseen domains",
+    ]  # fmt: skip
+    found = paired(results, "given", ("hsl", "swarm"), "unseen_auc")
+    assert not isinstance(found, str)
+    assert contrast_table(results, "given").rows[0][1] == f"{found.interval.estimate:+.3f}"
+    assert bootstrap_table(results, "given").rows[2][2] == f"{found.interval.estimate:+.3f}"
 
 
 def test_cells_without_a_result_are_listed_with_their_seeds(made: Results) -> None:

@@ -55,7 +55,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 
 def results(folder: StudyFolder) -> dict[Any, Any]:
-    """Rows by key, without times and versions (somebody may commit meanwhile), with the bytes of the score files behind their digests."""
+    """Rows by key, with the bytes of the score files behind their digests; without times, and without versions, since
+    somebody may commit meanwhile."""
     for key, row in folder.rows().items():
         assert folder.scores(key).is_file(), row
     return {key: row.model_dump(exclude={"seconds", "versions"}) for key, row in folder.rows().items()}
