@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hsl_data.binding import SiteBinding
 from hsl_data.decode import pixel_digest
-from hsl_data.report import TruthReport
+from hsl_data.report import REASONS, TruthReport
 from hsl_data.site import prepare_site
 from hsl_data.split import SPLITS
 from hsl_model.data import ImageSet
@@ -44,6 +44,12 @@ class Pool:
     def group_numbers(self) -> Positions:
         _, numbers = np.unique([case.group for case in self.cases], return_inverse=True)
         return numbers.astype(np.int64)
+
+    def lines(self) -> list[str]:
+        """What of the source is used, and why the rest is not."""
+        left_out = [f"{count} {REASONS[reason]}" for reason, count in self.report.not_used.items() if count]
+        used = f"{self.report.source}: {self.report.num_found} images found, {len(self.cases)} usable"
+        return [f"{used}. Not used: {'; '.join(left_out) or 'none'}."]
 
     def names_of(self, positions: Iterable[int]) -> list[str]:
         return [self.cases[at].name for at in positions]
