@@ -23,6 +23,9 @@ def run(
     sat: Annotated[
         list[str] | None, typer.Option(help="The images of the shared anchor task; NAME=PATH for one of [sats].")
     ] = None,
+    override: Annotated[
+        Path | None, typer.Option(help="A .toml file whose sections and keys take the place of the study's.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each.")] = 1,
     budget_hours: Annotated[float | None, typer.Option(help="Refuse to begin what would take longer.")] = None,
 ) -> None:
@@ -32,7 +35,7 @@ def run(
     from hsl_study.folder import StudyFolder
     from hsl_study.grid import Grid
 
-    folder = StudyFolder.create(_with_paths(_load(config), data, sat or []), workdir)
+    folder = StudyFolder.create(_with_paths(_load(config, override), data, sat or []), workdir)
     Grid(folder, SystemClock(), say).run(jobs, budget_hours)
     report(workdir)
 
@@ -67,7 +70,7 @@ def report(workdir: Workdir = Path("study-run")) -> None:
     say(f"{workdir / 'report.html'}")
 
 
-def _load(config: str) -> "StudyConfig":
+def _load(config: str, override: Path | None) -> "StudyConfig":
     from pydantic import ValidationError
 
     from hsl_cli.config_file import parse_file, wrong_keys
@@ -75,10 +78,14 @@ def _load(config: str) -> "StudyConfig":
     from hsl_study.config import StudyConfig
 
     path = configs.path_of(config) or Path(config)
+    parsed, own = parse_file(path), {} if override is None else parse_file(override)
+    if isinstance(parsed, dict) and isinstance(own, dict):
+        parsed |= own  # whole sections: classes of another source may not be mixed with the study's
     try:
-        return StudyConfig.model_validate(parse_file(path))
+        return StudyConfig.model_validate(parsed)
     except ValidationError as error:
-        reason = f"{path} is not a study; correct these keys:\n{wrong_keys(error)}"
+        name = path if override is None else f"{path} with {override}"
+        reason = f"{name} is not a study; correct these keys:\n{wrong_keys(error)}"
         raise BadInputError(reason=reason) from error
 
 

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hsl_data.binding import ReaderName
 from hsl_data.phantoms import MAX_SITES
 from hsl_model.protocol.config import Message, RunConfig, TaskConfig
 from hsl_study import scenarios
+from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acquisition, AcquisitionPlan
 from hsl_study.arm_sat import OWN as OWN_SAT
 from hsl_study.arm_sat import ArmSat
+from hsl_study.held_out import OfficialPart, UnseenPopulation
 from hsl_study.partition import Mode
 from hsl_study.scenarios import Scenario
 
@@ -43,7 +45,9 @@ class SatConfig(DataConfig):
         default=None, description="the study's task_id where its images are of the study's task, with the same classes"
     )
     per_class: int = Field(default=500, ge=1)
-    counts: tuple[int, int] | None = Field(default=None, description="negative, positive; in place of per_class")
+    counts: tuple[PositiveInt, PositiveInt] | None = Field(
+        default=None, description="negative, positive; in place of per_class"
+    )
     seed: int = 0
 
     def check_task(self, name: str, task: TaskConfig) -> None:
@@ -70,19 +74,27 @@ class ScenarioConfig(Message):
     """One line of the grid. `kind` is a table of `scenarios.py`, or `given`: the counts stand here."""
 
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60, description="None: its own")
-    kind: Literal["feature-skew", "label-skew", "quantity-skew", "combined", "real-world", "given"]
+    kind: Literal["feature-skew", "label-skew", "quantity-skew", "combined", "real-world", "acquisition-skew", "given"]
     ratio: int | None = Field(default=None, ge=1, description="label-skew, quantity-skew")
-    size: int | None = Field(default=None, ge=10, description="images of a node (label-skew) or in all")
+    size: int | None = Field(default=None, ge=10, description="images of a node (label-, acquisition-skew) or in all")
     domain: str | None = Field(default=None, description="label-skew, quantity-skew: images of this domain only")
     scale: tuple[int, int] | None = Field(default=None, description="numerator, denominator")
     nodes: dict[str, tuple[int, int]] = Field(default_factory=dict, description="given: node -> negative, positive")
+    parts: dict[str, dict[str, tuple[int, int]]] = Field(
+        default_factory=dict, description="given, by domain: node -> domain -> negative, positive"
+    )
+    acquisitions: dict[str, str] = Field(default_factory=dict, description="node -> what its images are stored by")
+    unseen_acquisitions: tuple[str, ...] = Field(default=(), description="no site has them; for scoring only")
+    unseen: UnseenPopulation | None = Field(default=None, description="images no node has; for scoring only")
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         if self.kind in ("label-skew", "quantity-skew") and self.ratio is None:
             raise ValueError(f"{self.kind} needs a ratio, e.g. ratio = 10")
-        if (self.kind == "given") != bool(self.nodes):
-            raise ValueError("nodes belong to kind given, and it needs them")
+        if (self.kind == "given") != bool(self.nodes or self.parts) or (self.nodes and self.parts):
+            raise ValueError("nodes, or parts, belong to kind given, and it needs them")
+        if self.unseen_acquisitions and not self.acquisitions:
+            raise ValueError("unseen_acquisitions need acquisitions, the sites' own")
         return self
 
     @property
@@ -105,10 +117,27 @@ class ScenarioConfig(Message):
                 found = scenarios.combined()
             case "real-world":
                 found = scenarios.real_world(self.size)
+            case "acquisition-skew":
+                sites = sorted(self._of_site)
+                rarer = min(sum(counts[label] for counts in domains.values()) for label in (0, 1))
+                found = scenarios.acquisition_skew(sites, self.size // 2 if self.size else rarer // len(sites))
             case "given":
-                found = scenarios.given(self.nodes)
+                found = scenarios.given_by_domain(self.parts) if self.parts else scenarios.given(self.nodes)
         found = found if self.scale is None else scenarios.scaled(found, *self.scale)
         return found.model_copy(update={"name": self.title})
+
+    @property
+    def _of_site(self) -> dict[str, str]:
+        if self.kind == "acquisition-skew" and not self.acquisitions:
+            return {f"site-{index}": name for index, name in enumerate(BUILT_IN_SITES, 1)}
+        return self.acquisitions
+
+    def plan(self, own: Mapping[str, Acquisition]) -> AcquisitionPlan | None:
+        """`own`: the study's acquisitions, beside those built in. Raises `ValueError` for names that are neither."""
+        if not self._of_site:
+            return None
+        unseen = self.unseen_acquisitions if self.acquisitions else BUILT_IN_UNSEEN
+        return AcquisitionPlan(of_site=self._of_site, unseen=unseen, known={**BUILT_IN, **own})
 
 
 class ArmConfig(Message):
@@ -132,6 +161,10 @@ class StudyConfig(Message):
     seeds: tuple[int, ...] = Field(min_length=1)
     mode: Mode = "patient"
     deploy: Literal["best", "last"] = Field(default="best", description="round whose models are scored")
+    score: OfficialPart | None = Field(
+        default=None, description="train from the publisher's training part, score on this one; None: nodes' own tests"
+    )
+    acquisitions: dict[str, Acquisition] = Field(default_factory=dict, description="beside those built in")
     run: dict[str, Any] = Field(default_factory=dict)
     contrasts: tuple[tuple[str, str], ...] = Field(default=(), description="pairs of arms, declared before the study")
 
@@ -165,6 +198,8 @@ class StudyConfig(Message):
         for arm in self.arms:
             run = self.run_config(arm, ("node-1", "node-2"), 0, _PLACEHOLDER_SHA256)  # wrong keys before the first hour
             self._check_sat(arm, sees_sat=run.shows_sat or bool(arm.pretrain_rounds))
+        for scenario in self.scenarios:
+            scenario.plan(self.acquisitions)
         return self
 
     def _check_sat(self, arm: ArmConfig, *, sees_sat: bool) -> None:
@@ -184,6 +219,18 @@ class StudyConfig(Message):
     def sat_configs(self) -> dict[str, SatConfig]:
         """Those that are read from files."""
         return ({} if self.sat is None else {OWN_SAT: self.sat}) | self.sats
+
+    def table(self, scenario: int, domains: Mapping[str, tuple[int, int]]) -> Scenario:
+        """`domains`: what the data set has, or its training part. Raises `ValueError` for numbers that cannot be."""
+        wanted = self.scenarios[scenario]
+        if wanted.unseen is not None and wanted.unseen.counts is None:
+            domains = {domain: counts for domain, counts in domains.items() if domain != wanted.unseen.domain}
+        if self.score is not None:  # a seventh is for validation
+            domains = {domain: (6 * counts[0] // 7, 6 * counts[1] // 7) for domain, counts in domains.items()}
+        found = wanted.build(domains)
+        found = found if self.score is None else scenarios.scored_on(found, self.score)
+        more = {"acquisitions": wanted.plan(self.acquisitions), "unseen": wanted.unseen}
+        return Scenario.model_validate({**dict(found), **more})
 
     def run_config(self, arm: ArmConfig, nodes: tuple[str, ...], seed: int, sat_digest: str | None) -> RunConfig:
         """The run of one cell. Seed and initial weights follow the cell's seed, so that arms start alike."""

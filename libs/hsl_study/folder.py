@@ -26,7 +26,7 @@ from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.manifest import canonical_json
 from hsl_study.cells import CellRow
 from hsl_study.config import PhantomConfig, StudyConfig
-from hsl_study.partition import Partition, ScenarioInfeasibleError, build_partition
+from hsl_study.partition import Partition, ScenarioInfeasibleError, build_partition, offered_cases
 from hsl_study.pool import Pool, load_pool
 from hsl_study.sat_files import binding_of, write_bundles
 
@@ -70,10 +70,11 @@ class StudyFolder:
     def partition(self, pool: Pool, scenario: int, seed: int) -> Partition:
         """The same for all arms of a seed. Raises `ScenarioInfeasibleError` with the numbers."""
         wanted = self.config.scenarios[scenario]
-        counts = Counter((case.domain, case.label) for case in pool.cases)
-        domains = {domain: (counts[domain, 0], counts[domain, 1]) for domain, _ in counts}
         try:
-            table = wanted.build(domains)
+            offered = offered_cases(pool.cases, self.config.score)
+            counts = Counter((case.domain, case.label) for case in offered)
+            domains = {domain: (counts[domain, 0], counts[domain, 1]) for domain, _ in counts}
+            table = self.config.table(scenario, domains)
         except ValueError as error:
             raise ScenarioInfeasibleError(scenario=wanted.title, mode=self.config.mode, shortage=str(error)) from error
         return build_partition(table, pool.cases, self.config.mode, seed)

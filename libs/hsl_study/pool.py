@@ -5,7 +5,7 @@ labels and images of the SAT are gone before anything is drawn. The site's own s
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,9 @@ class Pool:
     def bundle(self, name: str) -> ImageSet:
         return read_bundle(self.sat_files[name])
 
+    def names_of(self, positions: Iterable[int]) -> list[str]:
+        return [self.cases[at].name for at in positions]
+
     def subset(self, positions: tuple[int, ...]) -> ImageSet:
         where = np.array(positions, dtype=np.int64)
         return ImageSet(self.images[where], self.labels[where])
@@ -77,7 +80,7 @@ def load_pool(binding: SiteBinding, task: TaskConfig, sats: Mapping[str, Path], 
     if [row["split"] for row in rows] != [split for split in SPLITS for _ in range(len(parts[split]))]:
         raise OSError(f"{prepared.listing} does not list the images beside it; delete its folder, it is made anew")
     cases = tuple(
-        PoolCase(row["name"], int(row["label"]), row["domain"], row["group"], pixel_digest(image))
+        PoolCase(row["name"], int(row["label"]), row["domain"], row["group"], pixel_digest(image), row["part"] or None)
         for row, image in zip(rows, images, strict=True)
     )
     anchors = {pixel_digest(image) for path in sats.values() for image in read_bundle(path).images}
