@@ -7,7 +7,6 @@ killed goes on where it was, since the federation does.
 """
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +88,7 @@ def run_cell(
     aucs = [done.mean_auc for done in rounds]
     deployed = len(rounds) - 1 if deploy == "last" else best_round(aucs)
     scored = scored_images(partition)
-    sats = {node: pool.sat_at(node) for node in config.nodes}
-    logits = _logits(config, pixels_of(scored, partition, pool), sats, (folder, deployed), options)
+    logits = _logits(config, pixels_of(scored, partition, pool), pool, (folder, deployed), options)
     labels = pool.labels[scored.case]
     facts = CellFacts(
         num_rounds=len(rounds) - 1,
@@ -133,13 +131,9 @@ def _as_stored(node: str, positions: tuple[int, ...], pool: Pool, partition: Par
 
 
 def _logits(
-    config: RunConfig,
-    images: Pixels,
-    sats: Mapping[str, ImageSet | None],
-    held: tuple[Path, int],
-    options: EngineOptions,
+    config: RunConfig, images: Pixels, pool: Pool, held: tuple[Path, int], options: EngineOptions
 ) -> dict[str, Logits]:
-    """Each node's model on all images. Nodes that hold the same files and SAT have one model, which is asked once.
+    """Each node's model on all images. Nodes with the same files and SAT have one model, which is asked once.
 
     `held`: the federation's folder and the deployed round.
     """
@@ -148,9 +142,10 @@ def _logits(
     asked: dict[tuple[object, ...], Logits] = {}
     for node in config.nodes:
         files = held_files(folder, node, deployed)
-        model = (*(sha256_file(path) for path in files), id(sats[node]))
+        sat = pool.sat_at(node)
+        model = (*(sha256_file(path) for path in files), id(sat))
         if model not in asked:
-            asked[model] = Scorer(config, load_network(config, files, options.device), sats[node]).logits(images)
+            asked[model] = Scorer(config, load_network(config, files, options.device), sat).logits(images)
         found[node] = asked[model]
     return found
 

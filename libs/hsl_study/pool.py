@@ -54,14 +54,14 @@ class Pool:
         _, numbers = np.unique([case.group for case in self.cases], return_inverse=True)
         return numbers.astype(np.int64)
 
+    def names_of(self, positions: Iterable[int]) -> list[str]:
+        return [self.cases[at].name for at in positions]
+
     def sat_at(self, node: NodeId) -> ImageSet | None:
         return self.sat_of.get(node, self.sat)
 
     def bundle(self, name: str) -> ImageSet:
         return read_bundle(self.sat_files[name])
-
-    def names_of(self, positions: Iterable[int]) -> list[str]:
-        return [self.cases[at].name for at in positions]
 
     def subset(self, positions: tuple[int, ...]) -> ImageSet:
         where = np.array(positions, dtype=np.int64)
