@@ -60,8 +60,8 @@ class Grid:
     def run(self, jobs: int, budget_hours: float | None) -> None:
         """Raises `BudgetError` before anything is trained, `CellFailedError` after the cells that still ran."""
         pool = self.folder.pool()
-        if pool.num_in_sat:
-            self.say(f"{pool.num_in_sat} images are left out: a shared anchor task has them, or others of their group")
+        for line in pool.lines():
+            self.say(line)
         waiting, costs = self._waiting(pool)
         hours = sum(costs[cell.scenario, cell.key[1]] for cell in waiting) / jobs / 3600
         self.say(f"{len(waiting)} cells to run, {jobs} at a time: about {hours:.2f} hours")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from hsl_study.cells import CellRow
 from hsl_study.folder import StudyFolder
-from hsl_study.tables import TextTable, auc_table, contrast_table, metrics_table, scenario_names
+from hsl_study.tables import TextTable, auc_table, contrast_table, domain_table, metrics_table, scenario_names
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -31,7 +31,7 @@ def html_report(folder: StudyFolder) -> str:
     parts = [f"<h1>Study {html.escape(folder.config.name)}</h1>", _summary(folder)]
     for scenario in scenario_names(folder):
         parts.append(f"<h2>{html.escape(scenario)}</h2>")
-        parts += [_table(make(folder, scenario)) for make in (auc_table, contrast_table, metrics_table)]
+        parts += [_table(make(folder, scenario)) for make in (auc_table, domain_table, contrast_table, metrics_table)]
         if (picture := _boxes(folder, scenario)) is not None:
             parts.append(f'<img alt="AUC of each arm and node" src="data:image/png;base64,{picture}">')
     parts.append("<h2>Deviations from the paper</h2><ul>")

@@ -18,23 +18,45 @@ class TextTable:
 
 
 def auc_table(folder: StudyFolder, scenario: str) -> TextTable:
-    """AUC of each node's model on its own domain, mean and sd over seeds, then of all domains."""
+    """AUC of each node's model on its own domain, mean and sd over seeds, then over all domains, then over unseen ones.
+
+    Over several domains the scores are pooled, so that a shift between domains costs; `domain_table` has them apart.
+    """
     rows = _of(folder, scenario)
     nodes = sorted({node for row in rows for node in row.nodes})
+    means = {"auc": "mean, own domain", "all_domain_auc": "mean, all domains"}
+    if any(node.unseen_auc is not None for row in rows for node in row.nodes.values()):
+        means["unseen_auc"] = "mean, unseen domains"
     lines = []
     for arm in folder.config.arms:
         own = [row for row in rows if row.arm == arm.name]
         if not own:
-            lines.append((arm.name, "0", *[_why_missing(folder, scenario, arm.name)] * (len(nodes) + 2)))
+            lines.append((arm.name, "0", *[_why_missing(folder, scenario, arm.name)] * (len(nodes) + len(means))))
             continue
         cells = [_mean_sd([row.nodes[node].auc for row in own]) for node in nodes]
-        overall = [_mean_sd([_mean_of(row, name) for row in own]) for name in ("auc", "all_domain_auc")]
+        overall = [_mean_sd([_mean_of(row, name) for row in own]) for name in means]
         lines.append((arm.name, str(len(own)), *cells, *overall))
     positives = {node: rows[0].nodes[node] for node in nodes} if rows else {}
     heads = [f"{node} ({_counts(positives[node])})" for node in nodes]
-    columns = ("arm", "seeds", *heads, "mean, own domain", "mean, all domains")
+    columns = ("arm", "seeds", *heads, *means.values())
     title = f"{scenario}: AUC, mean ± sd over seeds (test positives:negatives of the first seed)"
     return TextTable(title, columns, tuple(lines))
+
+
+def domain_table(folder: StudyFolder, scenario: str) -> TextTable:
+    """AUC within each domain, mean over the nodes' models; the last is the AUC of their mean probability on the unseen
+    (methods.md 1.7).
+    """
+    rows = _of(folder, scenario)
+    domains = list(dict.fromkeys(name for row in rows for node in row.nodes.values() for name in node.domain_aucs))
+    lines = []
+    for arm in folder.config.arms:
+        if own := [row for row in rows if row.arm == arm.name]:
+            cells = [_mean_sd([_mean_defined(_within(row, domain)) for row in own]) for domain in domains]
+            ensemble = [row.unseen_ensemble_auc for row in own]
+            lines.append((arm.name, *cells, "" if ensemble == [None] * len(own) else _mean_sd(ensemble)))
+    columns = ("arm", *domains, "unseen, mean probability")
+    return TextTable(f"{scenario}: AUC within each domain, mean over nodes, ± sd over seeds", columns, tuple(lines))
 
 
 def contrast_table(folder: StudyFolder, scenario: str) -> TextTable:
@@ -91,8 +113,16 @@ def _by_seed(rows: Rows, arm: str) -> dict[int, float]:
 
 def _mean_of(row: CellRow, metric: str) -> float | None:
     """Over nodes; those where the metric is undefined do not count. None where it is nowhere defined."""
-    values = [value for node in row.nodes.values() if (value := getattr(node, metric)) is not None]
-    return sum(values) / len(values) if values else None
+    return _mean_defined([getattr(node, metric) for node in row.nodes.values()])
+
+
+def _within(row: CellRow, domain: str) -> list[float | None]:
+    return [node.domain_aucs.get(domain) for node in row.nodes.values()]
+
+
+def _mean_defined(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def _mean_sd(values: Sequence[float | None]) -> str:

@@ -6,12 +6,14 @@ change the journal or the mailbox and wake the daemon; they never do the work th
 
 import hmac
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from hsl_model.protocol.config import Message, RunConfig
 from hsl_model.protocol.errors import HslError
@@ -287,6 +289,7 @@ def create_site_app(site: Site) -> FastAPI:
     app.include_router(router)
     app.add_exception_handler(HslError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
     return app
 
 
@@ -314,3 +317,18 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
     first = error.errors()[0]
     return _problem(request, _RequestInvalidError(where=".".join(map(str, first["loc"])), why=first["msg"]))
+
+
+class _NotServedError(HslError):
+    code = "not_served"
+    http_status = 404
+    title = "Nothing is served there"
+    template = "{method} {path} is not a request this agent answers."
+
+
+def _refused(request: Request, error: Exception) -> JSONResponse:
+    """What the framework refuses by itself: a path or method nobody has, a body that is no JSON at all."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    if error.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+        return _problem(request, _NotServedError(method=request.method, path=request.url.path))
+    return _problem(request, _RequestInvalidError(where="body", why="the request could not be read; is it JSON?"))
