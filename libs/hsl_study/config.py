@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hsl_data.binding import ReaderName
 from hsl_data.phantoms import MAX_SITES
@@ -45,7 +45,9 @@ class SatConfig(DataConfig):
         default=None, description="the study's task_id where its images are of the study's task, with the same classes"
     )
     per_class: int = Field(default=500, ge=1)
-    counts: tuple[int, int] | None = Field(default=None, description="negative, positive; in place of per_class")
+    counts: tuple[PositiveInt, PositiveInt] | None = Field(
+        default=None, description="negative, positive; in place of per_class"
+    )
     seed: int = 0
 
     def check_task(self, name: str, task: TaskConfig) -> None:
