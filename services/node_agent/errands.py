@@ -34,7 +34,6 @@ from hsl_model.protocol.messages import (
     Recovery,
 )
 from hsl_model.protocol.retry import FailureKind, RetryPolicy
-from hsl_model.protocol.states import NodePhase
 from node_agent.bindings import read_binding, site_source
 from node_agent.consents import Answer, Consent, Consents
 from node_agent.context import Context
@@ -43,8 +42,7 @@ from node_agent.errors import BindingInvalidError, BindingMissingError, Interrup
 from node_agent.key_errands import KeyErrands
 from node_agent.mailbox import Mailbox
 from node_agent.model_card import release_model_cards
-from node_agent.phases.collecting import can_publish_again, report_lost
-from node_agent.phases.publishing import upload_update
+from node_agent.phases.publishing import publish_again
 from node_agent.phases.records import records_from
 from node_agent.poller import pause
 from node_agent.trainer.messages import Prepare, Prepared
@@ -259,22 +257,7 @@ class Errands(threading.Thread):
         return True
 
     def _republish(self, sha256: str) -> bool:
-        """The row still speaks of the round, or the request is of the past; announcing again ends it.
-
-        A node that collects updates itself looks for its own on the hub too, and says then whether it is lost.
-        """
-        context = self._context
-        row = context.journal.current()
-        facts = row.facts
-        if facts is None or sha256 not in (facts.accepted_sha256, facts.update and facts.update.sha256):
-            return False
-        if facts.signed is None or not can_publish_again(context, facts, sha256):
-            looks_itself = row.phase is not NodePhase.IDLE and facts.planned and facts.plan.is_fused_by(context.node_id)
-            if facts.planned and not looks_itself:
-                report_lost(context, facts, sha256)
-            return False
-        upload_update(context, facts, self._watch)
-        context.client.announce(facts.run_id, facts.round_number, facts.signed)
+        publish_again(self._context, sha256, self._watch)
         return False
 
     def _release(self, run_id: str, before_round: int, keep: tuple[str, ...]) -> bool:

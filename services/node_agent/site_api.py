@@ -6,18 +6,13 @@ change the journal or the mailbox and wake the daemon; they never do the work th
 
 import hmac
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
 from hsl_model.protocol.config import Message, RunConfig
 from hsl_model.protocol.errors import HslError
-from hsl_model.protocol.messages import Problem
 from node_agent import rotation
 from node_agent.bindings import BindingFile, list_bindings, read_binding, write_binding
 from node_agent.consents import Answer, Consents
@@ -27,6 +22,7 @@ from node_agent.enrol import AGENT_VERSION, load_identity, write_node_file
 from node_agent.errors import NothingHeldError, RunUnknownError
 from node_agent.peers import HUB, Held, fingerprint
 from node_agent.poller import pause
+from node_agent.site_problems import answer_with_problems
 from node_agent.status import HeldKey, PeerKey, RunSummary, SiteStatus, explain, retry_in_s, summarise
 
 logger = structlog.get_logger(__name__)
@@ -287,48 +283,5 @@ def create_site_app(site: Site) -> FastAPI:
     app = FastAPI(title="HeteroSync site API", version=AGENT_VERSION, openapi_url=None)
     app.state.site = site
     app.include_router(router)
-    app.add_exception_handler(HslError, _problem)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _refused)
+    answer_with_problems(app)
     return app
-
-
-def _problem(request: Request, error: Exception) -> JSONResponse:
-    del request
-    assert isinstance(error, HslError)  # noqa: S101 - registered for it
-    problem = Problem(
-        type=f"urn:heterosync:problem:{error.code}",
-        title=error.title,
-        status=error.http_status,
-        detail=error.sentence(),
-        code=error.code,
-    )
-    return JSONResponse(problem.model_dump(), error.http_status, media_type="application/problem+json")
-
-
-class _RequestInvalidError(HslError):
-    code = "request_invalid"
-    http_status = 422
-    title = "The request is not acceptable"
-    template = "{where}: {why}."
-
-
-def _invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
-    first = error.errors()[0]
-    return _problem(request, _RequestInvalidError(where=".".join(map(str, first["loc"])), why=first["msg"]))
-
-
-class _NotServedError(HslError):
-    code = "not_served"
-    http_status = 404
-    title = "Nothing is served there"
-    template = "{method} {path} is not a request this agent answers."
-
-
-def _refused(request: Request, error: Exception) -> JSONResponse:
-    """What the framework refuses by itself: a path or method nobody has, a body that is no JSON at all."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
-    if error.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
-        return _problem(request, _NotServedError(method=request.method, path=request.url.path))
-    return _problem(request, _RequestInvalidError(where="body", why="the request could not be read; is it JSON?"))
