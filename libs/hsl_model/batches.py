@@ -12,7 +12,7 @@ from hsl_model.network import choose_anchors
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.round_work import RoundSpec
-from hsl_model.sampler import Indices, balance, epoch_order, num_images, num_steps
+from hsl_model.sampler import Indices, balance, balance_cells, epoch_order, num_images, num_steps, site_classes
 from hsl_model.seeding import generator
 
 
@@ -73,7 +73,11 @@ class PairLoader:
         labels = np.asarray(self._data.training.labels)
         self._primary_order = epoch_order(len(labels), self._num_images, generator(*key, "primary order"))
         if self._spec.config.training.balanced_sampler:
-            self._primary_order = balance(self._primary_order, labels, generator(*key, "balance"))
+            random, sites = generator(*key, "balance"), self._data.training.sites
+            if sites is None:
+                self._primary_order = balance(self._primary_order, labels, random)
+            else:
+                self._primary_order = balance_cells(self._primary_order, site_classes(sites, labels), random)
         if self._has_sat and self._data.sat is not None:
             self._sat_order = epoch_order(len(self._data.sat), self._num_images, generator(*key, "sat order"))
 

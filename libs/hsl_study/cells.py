@@ -1,29 +1,25 @@
 """One cell of a study's grid: a scenario, an arm, a seed. Trained by the hospitals' engine, then scored on the tests.
 
-    partition (scenario, seed) -> run_federation -> each node's model on every node's test images -> one row
+    partition (scenario, seed) -> train_arm -> each node's model on every node's test images -> one row
 
 The partition depends on scenario and seed alone, so that all arms of a seed see the same images; a cell that was
 killed goes on where it was, since the federation does.
 """
 
 import io
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from hsl_data.split import SPLITS
-from hsl_model.checkpoint import sha256_file
 from hsl_model.data import ImageSet, SiteData
-from hsl_model.engine import EngineOptions
 from hsl_model.metrics import roc_auc
-from hsl_model.model_state import load_network
 from hsl_model.protocol.config import Message, RunConfig, Sha256
-from hsl_model.protocol.convergence import best_round
-from hsl_model.scoring import Logits, Scorer
-from hsl_study.federation import held_files, run_federation
+from hsl_model.scoring import Logits
+from hsl_study.arms import Deployment, train_arm
+from hsl_study.config import ArmConfig
 from hsl_study.partition import Partition
-from hsl_study.pool import Pixels, Pool, Positions
+from hsl_study.pool import Pixels, Pool
 from hsl_study.statistics import NodeMetrics, node_metrics
 
 
@@ -66,24 +62,19 @@ class CellFacts(Message):
 
 
 def run_cell(
-    config: RunConfig, partition: Partition, pool: Pool, folder: Path, options: EngineOptions, deploy: str
+    arm: ArmConfig, config: RunConfig, partition: Partition, pool: Pool, where: Deployment
 ) -> tuple[CellFacts, bytes]:
-    """Train, or continue, in `folder`; score. The second is an .npz of every test image's logits.
-
-    `deploy`: `best` mean validation AUC, or the `last` round. Raises what the engine raises.
-    """
-    rounds = run_federation(config, site_data(pool, partition), folder, options)
-    aucs = [done.mean_auc for done in rounds]
-    deployed = len(rounds) - 1 if deploy == "last" else best_round(aucs)
+    """Train, or continue; score. The second is an .npz of every test image's logits. Raises what the engine raises."""
+    trained = train_arm(arm, config, site_data(pool, partition), where)
     test = np.array(sorted({at for splits in partition.cases.values() for at in splits["test"]}), dtype=np.int64)
     held = {node: np.isin(test, partition.cases[node]["test"]) for node in config.nodes}
-    logits = _logits(config, pool, test, folder, deployed, options)
+    logits = trained.logits(pool.images[test])
     labels = pool.labels[test]
     facts = CellFacts(
-        num_rounds=len(rounds) - 1,
-        deployed_round=deployed,
-        final_digest=rounds[-1].fused_digest,
-        mean_validation_auc=aucs[deployed],
+        num_rounds=trained.num_rounds,
+        deployed_round=trained.deployed_round,
+        final_digest=trained.final_digest,
+        mean_validation_auc=trained.mean_validation_auc,
         nodes={node: _scores(logits[node], labels, held[node]) for node in config.nodes},
     )
     file = io.BytesIO()
@@ -106,23 +97,6 @@ def site_data(pool: Pool, partition: Partition) -> dict[str, SiteData]:
         parts: dict[str, ImageSet] = {split: pool.subset(cases[split]) for split in SPLITS}
         sites[node] = SiteData(parts["training"], parts["validation"], parts["test"], pool.sat)
     return sites
-
-
-def _logits(
-    config: RunConfig, pool: Pool, test: Positions, folder: Path, deployed: int, options: EngineOptions
-) -> dict[str, Logits]:
-    """Each node's model on all test images. Nodes that hold the same files have one model, which is asked once."""
-    images = pool.images[test]
-    found: dict[str, Logits] = {}
-    by_files: dict[tuple[str, ...], Logits] = {}
-    for node in config.nodes:
-        files = held_files(folder, node, deployed)
-        digests = tuple(sha256_file(path) for path in files)
-        if digests not in by_files:
-            network = load_network(config, files, options.device)
-            by_files[digests] = Scorer(config, network, pool.sat).logits(images)
-        found[node] = by_files[digests]
-    return found
 
 
 def _scores(logits: Logits, labels: Pixels, own: npt.NDArray[np.bool_]) -> NodeScores:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from hsl_data.binding import ReaderName
 from hsl_model.protocol.config import Message, RunConfig, TaskConfig
 from hsl_study import scenarios
+from hsl_study.arm_kinds import BaselineConfig, PooledConfig, SplitConfig
 from hsl_study.partition import Mode
 from hsl_study.scenarios import Scenario
 
@@ -96,6 +97,21 @@ class ScenarioConfig(Message):
 class ArmConfig(Message):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)
     run: dict[str, Any] = Field(default_factory=dict, description="what differs from the study's `run`")
+    pooled: PooledConfig | None = Field(default=None, description="Central, or a baseline fitted to pooled images")
+    split: SplitConfig | None = Field(default=None, description="SplitAVG")
+    baseline: BaselineConfig | None = Field(default=None, description="no network")
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        if self.split is not None and (self.pooled is not None or self.baseline is not None):
+            raise ValueError("split is an arm of its own: it can be neither pooled nor a baseline")
+        return self
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """What it trains by where nothing is said: references have no second task and nothing to fuse."""
+        is_reference = any(kind is not None for kind in (self.pooled, self.split, self.baseline))
+        return {"method": {"name": "swarm"}} if is_reference else {}
 
 
 class StudyConfig(Message):
@@ -141,7 +157,7 @@ class StudyConfig(Message):
 
     def run_config(self, arm: ArmConfig, nodes: tuple[str, ...], seed: int, sat_digest: str | None) -> RunConfig:
         """The run of one cell. Seed and initial weights follow the cell's seed, so that arms start alike."""
-        given = _merged({"convergence": {"enabled": False}}, self.run, arm.run)
+        given = _merged({"convergence": {"enabled": False}}, arm.method, self.run, arm.run)
         given |= {
             "name": f"{self.name}/{arm.name}",
             "task": self.task,

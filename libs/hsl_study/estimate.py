@@ -9,13 +9,21 @@ from hsl_model.data import SiteData
 from hsl_model.engine import EngineOptions, RoundSpec, train_round, write_initial
 from hsl_model.protocol.clock import Clock
 from hsl_model.protocol.config import RunConfig
+from hsl_study.arms import arm_work
+from hsl_study.config import ArmConfig
 
+BASELINE_S = 5.0  # nearly all of it is starting a process
 PROBED_STEPS = 4  # the first pays for warming up
 BESIDE_STEPS = 1.2  # validation after every epoch and fusion; an estimate is good to about a third
 
 
-def estimated_seconds(run: RunConfig, sites: Mapping[str, SiteData], num_threads: int, clock: Clock) -> float:
+def estimated_seconds(
+    arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], num_threads: int, clock: Clock
+) -> float:
     """Of one cell, alone on a core. Nothing of the probe is kept."""
+    if arm.baseline is not None:
+        return BASELINE_S
+    run, sites = arm_work(arm, run, sites)
     first = min(sites)
     few = {"local_epochs": 1, "images_per_epoch": PROBED_STEPS * run.training.batch_size}
     probe = run.model_copy(update={"training": run.training.model_copy(update=few)})

@@ -94,7 +94,7 @@ class Grid:
                         nodes = tuple(node.node_id for node in partition.scenario.nodes)
                         run = config.run_config(arm, nodes, seed, pool.sat_digest)
                         sites = site_data(pool, partition)
-                        costs[scenario, arm.name] = estimated_seconds(run, sites, self.num_threads, self.clock)
+                        costs[scenario, arm.name] = estimated_seconds(arm, run, sites, self.num_threads, self.clock)
         self.folder.set_missing(missing)
         return waiting, costs
 
