@@ -127,6 +127,7 @@ class StudyConfig(Message):
     deploy: Literal["best", "last"] = Field(default="best", description="round whose models are scored")
     run: dict[str, Any] = Field(default_factory=dict)
     contrasts: tuple[tuple[str, str], ...] = Field(default=(), description="pairs of arms, declared before the study")
+    gap: tuple[str, str] | None = Field(default=None, description="lower and upper reference, e.g. swarm, central")
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -151,6 +152,8 @@ class StudyConfig(Message):
             )
         if unknown := sorted({name for pair in self.contrasts for name in pair} - set(names)):
             raise ValueError(f"contrasts name arms that the study has not: {', '.join(unknown)}")
+        if self.gap is not None and (self.gap[0] == self.gap[1] or not set(self.gap) <= set(names)):
+            raise ValueError(f"gap names two different arms of the study; {' and '.join(self.gap)} are not")
         for arm in self.arms:
             self.run_config(arm, ("node-1", "node-2"), 0, _PLACEHOLDER_SHA256)  # every wrong key before the first hour
         return self
