@@ -13,7 +13,7 @@ from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.round_work import RoundSpec
 from hsl_model.sampler import Indices, balance, balance_cells, epoch_order, num_images, num_steps, site_classes
-from hsl_model.seeding import generator
+from hsl_model.seeding import Key, generator
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,43 @@ class PairLoader:
         self._num_images = num_images(
             config.training.images_per_epoch, len(data.training), len(data.sat) if data.sat is not None else 0
         )
-        self.steps_per_epoch = num_steps(self._num_images, config.training.batch_size)
-        self._epoch = -1
+        self._whole_epoch = num_steps(self._num_images, config.training.batch_size)
+        self.steps_per_epoch = config.training.fuse_every_steps or self._whole_epoch
+        self._begun = (0, 0)
         self._primary_order: Indices = np.empty(0, dtype=np.int64)
         self._sat_order: Indices = np.empty(0, dtype=np.int64)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` of `epoch`, both counted from 0 within the round and within the epoch."""
-        self._begin_epoch(epoch)
+        round_number, epoch, step = self._place(epoch, step)
+        self._begin_epoch(round_number, epoch)
         size = self._spec.config.training.batch_size
         where = slice(step * size, min((step + 1) * size, self._num_images))
-        step_in_round = epoch * self.steps_per_epoch + step
-        images, labels = self._fetch(self._data.training, self._primary_order[where], step_in_round, "primary")
+        key = (*self._spec.key[:2], round_number, epoch * self._whole_epoch + step)
+        images, labels = self._fetch(self._data.training, self._primary_order[where], key, "primary")
         if not self._has_sat or self._data.sat is None:
             return Batch(images, labels)
-        return Batch(images, labels, *self._fetch(self._data.sat, self._sat_order[where], step_in_round, "sat"))
+        return Batch(images, labels, *self._fetch(self._data.sat, self._sat_order[where], key, "sat"))
 
-    def _begin_epoch(self, epoch: int) -> None:
-        if epoch == self._epoch:
+    def epoch_of_run(self, epoch: int, step: int) -> int:
+        """Counted from 0 over all rounds."""
+        round_number, epoch, _ = self._place(epoch, step)
+        return (round_number - 1) * self._spec.config.training.local_epochs + epoch
+
+    def _place(self, epoch: int, step: int) -> tuple[int, int, int]:
+        """(round, epoch, step) that key the streams. With `fuse_every_steps` those of a run that fuses once an epoch:
+        the draws do not depend on how often it does."""
+        every = self._spec.config.training.fuse_every_steps
+        if every is None:
+            return self._spec.round_number, epoch, step
+        epochs, rest = divmod((self._spec.round_number - 1) * every + step, self._whole_epoch)
+        return epochs + 1, 0, rest
+
+    def _begin_epoch(self, round_number: int, epoch: int) -> None:
+        if (round_number, epoch) == self._begun:
             return
-        self._epoch = epoch
-        key = (*self._spec.key, epoch)
+        self._begun = (round_number, epoch)
+        key = (*self._spec.key[:2], round_number, epoch)
         labels = np.asarray(self._data.training.labels)
         self._primary_order = epoch_order(len(labels), self._num_images, generator(*key, "primary order"))
         if self._spec.config.training.balanced_sampler:
@@ -81,10 +97,10 @@ class PairLoader:
         if self._has_sat and self._data.sat is not None:
             self._sat_order = epoch_order(len(self._data.sat), self._num_images, generator(*key, "sat order"))
 
-    def _fetch(self, cases: ImageSet, indices: Indices, step: int, task: str) -> tuple[Tensor, Tensor]:
+    def _fetch(self, cases: ImageSet, indices: Indices, key: tuple[Key, ...], task: str) -> tuple[Tensor, Tensor]:
         images = to_unit(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
         if self._spec.config.training.augment:
-            images = augment(images, *self._spec.key, step, f"augment {task}")
+            images = augment(images, *key, f"augment {task}")
         labels = torch.from_numpy(cases.labels[indices].astype(np.float32)).to(self._device)
         return normalise(images), labels
 

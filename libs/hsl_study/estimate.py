@@ -25,7 +25,7 @@ def estimated_seconds(
         return BASELINE_S
     run, sites = arm_work(arm, run, sites)
     first = min(sites)
-    few = {"local_epochs": 1, "images_per_epoch": PROBED_STEPS * run.training.batch_size}
+    few = {"local_epochs": 1, "fuse_every_steps": None, "images_per_epoch": PROBED_STEPS * run.training.batch_size}
     probe = run.model_copy(update={"training": run.training.model_copy(update=few)})
     times: list[float] = []
     with TemporaryDirectory() as name:
@@ -44,7 +44,7 @@ def estimated_seconds(
 
 def _num_steps(run: RunConfig, node_id: str, data: SiteData) -> int:
     per_epoch = PairLoader(_spec(run, node_id), data, "cpu").steps_per_epoch
-    return per_epoch * run.training.local_epochs * run.num_rounds
+    return run.training.steps_a_round(per_epoch) * run.num_rounds
 
 
 def _spec(run: RunConfig, node_id: str) -> RoundSpec:

@@ -41,10 +41,11 @@ def pooled_run(run: RunConfig, sites: Mapping[str, SiteData], config: PooledConf
         num_images(settings.images_per_epoch, len(site.training), sat)
         for site, sat in zip(sites.values(), num_sat, strict=True)
     ]
-    wanted = max(lengths)
+    wanted, every = max(lengths), settings.fuse_every_steps
     if config.steps == "all-sites":
+        every = every and every * len(sites)
         steps, wanted = sum(num_steps(length, settings.batch_size) for length in lengths), sum(lengths)
         if num_steps(wanted, settings.batch_size) != steps:  # every site has a last batch that is not full
             wanted = steps * settings.batch_size
-    training = settings.model_copy(update={"images_per_epoch": wanted})
+    training = settings.model_copy(update={"images_per_epoch": wanted, "fuse_every_steps": every})
     return run.model_copy(update={"nodes": (POOLED,), "training": training})
