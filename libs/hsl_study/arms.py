@@ -10,6 +10,7 @@ Whatever the kind, every node of the scenario ends with a model, so that all row
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -27,8 +28,9 @@ from hsl_model.scoring import Logits, Scorer
 from hsl_study.arm_kinds import BaselineConfig
 from hsl_study.baselines import fit, models_digest
 from hsl_study.config import ArmConfig
-from hsl_study.federation import held_files, run_federation
+from hsl_study.federation import held_files, run_federation, train_apart
 from hsl_study.pooled import POOLED, pooled_data, pooled_run
+from hsl_study.split_average import split_run, train_together
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -60,7 +62,8 @@ def train_arm(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], whe
     holders = {node: node if node in data else POOLED for node in sites}
     if arm.baseline is not None:
         return _fitted(arm.baseline, run, data, sites, holders)
-    rounds = run_federation(run, data, where.folder, where.options)
+    train = train_apart if arm.split is None else partial(train_together, arm.split)
+    rounds = run_federation(run, data, where.folder, where.options, train=train)
     aucs = [done.mean_auc for done in rounds]
     deployed = len(rounds) - 1 if where.deploy == "last" else best_round(aucs)
     files = {node: held_files(where.folder, holder, deployed) for node, holder in holders.items()}
@@ -76,6 +79,8 @@ def train_arm(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], whe
 
 def arm_work(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData]) -> tuple[RunConfig, Mapping[str, SiteData]]:
     """The run that an arm is, and who trains on what: the nodes, or one that holds everything."""
+    if arm.split is not None:
+        return split_run(run, sites), sites
     if arm.pooled is None:
         return run, sites
     return pooled_run(run, sites, arm.pooled), {POOLED: pooled_data(sites, arm.pooled)}

@@ -21,6 +21,7 @@ ARMS: list[dict[str, Any]] = [
     {"name": "swarm", "run": {"method": {"name": "swarm"}}},
     {"name": "central", "pooled": {}},
     {"name": "central-site-class", "pooled": SITE_CLASS},
+    {"name": "splitavg", "split": {"cut": "layer1"}},
     {"name": "one-scalar", "baseline": {"kind": "one-scalar"}},
     {"name": "logistic", "baseline": {"kind": "logistic"}},
     {"name": "logistic-pooled", "baseline": {"kind": "logistic"}, "pooled": SITE_CLASS},
@@ -56,8 +57,14 @@ def test_every_arm_has_a_row_of_the_same_columns(finished: StudyFolder) -> None:
     assert not list((finished.path / "cells").iterdir())
 
 
-def test_central_has_one_model_and_own_baselines_one_a_node(finished: StudyFolder) -> None:
-    for arm, num_models in {"central": 1, "central-site-class": 1, "logistic-pooled": 1, "logistic": 3}.items():
+def test_central_has_one_model_and_own_baselines_and_fronts_one_a_node(finished: StudyFolder) -> None:
+    for arm, num_models in {
+        "central": 1,
+        "central-site-class": 1,
+        "logistic-pooled": 1,
+        "logistic": 3,
+        "splitavg": 3,
+    }.items():
         with np.load(finished.scores(("given", arm, 0))) as found:
             assert len({row.tobytes() for row in found["logits"]}) == num_models, arm
             assert (found["held"].sum(axis=0) == 1).all()
@@ -86,7 +93,7 @@ def test_references_train_no_second_task_unless_told_and_a_split_is_nothing_else
 
 
 def test_a_killed_baseline_is_run_again(tmp_path: Path) -> None:
-    folder = StudyFolder.create(study(arms=ARMS[3:4]), tmp_path)
+    folder = StudyFolder.create(study(arms=ARMS[4:5]), tmp_path)
     first = run(folder, 0, "one-scalar", 0, 1)  # its row was never written
     again = run(folder, 0, "one-scalar", 0, 1)
     assert first.model_dump(exclude={"seconds"}) == again.model_dump(exclude={"seconds"})
