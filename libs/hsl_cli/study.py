@@ -1,15 +1,16 @@
 """`hsl study`: the paper's experiments on the engine that the hospitals run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from hsl_cli.errors import BadInputError
 
 if TYPE_CHECKING:
-    from hsl_study.config import StudyConfig
+    from hsl_study.config import DataConfig, StudyConfig
 
+Section = TypeVar("Section", bound="DataConfig")
 app = typer.Typer(no_args_is_help=True, help="Compare learning methods under controlled heterogeneity.")
 Workdir = Annotated[Path, typer.Option(help="The study's folder; the same command continues in it.")]
 
@@ -19,7 +20,12 @@ def run(
     config: Annotated[str, typer.Argument(help="A .toml or .json file, or a name that `hsl study list` shows.")],
     workdir: Workdir = Path("study-run"),
     data: Annotated[Path | None, typer.Option(help="The images, where the file does not say.")] = None,
-    sat: Annotated[Path | None, typer.Option(help="The images of the shared anchor task.")] = None,
+    sat: Annotated[
+        list[str] | None, typer.Option(help="The images of the shared anchor task; NAME=PATH for one of [sats].")
+    ] = None,
+    override: Annotated[
+        Path | None, typer.Option(help="A .toml file whose sections and keys take the place of the study's.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each.")] = 1,
     budget_hours: Annotated[float | None, typer.Option(help="Refuse to begin what would take longer.")] = None,
 ) -> None:
@@ -29,7 +35,7 @@ def run(
     from hsl_study.folder import StudyFolder
     from hsl_study.grid import Grid
 
-    folder = StudyFolder.create(_with_paths(_load(config), data, sat), workdir)
+    folder = StudyFolder.create(_with_paths(_load(config, override), data, sat or []), workdir)
     Grid(folder, SystemClock(), say).run(jobs, budget_hours)
     report(workdir)
 
@@ -64,7 +70,7 @@ def report(workdir: Workdir = Path("study-run")) -> None:
     say(f"{workdir / 'report.html'}")
 
 
-def _load(config: str) -> "StudyConfig":
+def _load(config: str, override: Path | None) -> "StudyConfig":
     from pydantic import ValidationError
 
     from hsl_cli.config_file import parse_file, wrong_keys
@@ -72,22 +78,41 @@ def _load(config: str) -> "StudyConfig":
     from hsl_study.config import StudyConfig
 
     path = configs.path_of(config) or Path(config)
+    parsed, own = parse_file(path), {} if override is None else parse_file(override)
+    if isinstance(parsed, dict) and isinstance(own, dict):
+        parsed |= own  # whole sections: classes of another source may not be mixed with the study's
     try:
-        return StudyConfig.model_validate(parse_file(path))
+        return StudyConfig.model_validate(parsed)
     except ValidationError as error:
-        reason = f"{path} is not a study; correct these keys:\n{wrong_keys(error)}"
+        name = path if override is None else f"{path} with {override}"
+        reason = f"{name} is not a study; correct these keys:\n{wrong_keys(error)}"
         raise BadInputError(reason=reason) from error
 
 
-def _with_paths(config: "StudyConfig", data: Path | None, sat: Path | None) -> "StudyConfig":
+def _with_paths(config: "StudyConfig", data: Path | None, sats: list[str]) -> "StudyConfig":
     """Paths of the command line in place of the file's; all of them absolute, since cells run elsewhere."""
-    changes = {}
-    for name, path in (("data", data), ("sat", sat)):
-        section = getattr(config, name)
-        if section is None:
-            if path is not None:
-                raise BadInputError(reason=f"--{name}: the study has no section [{name}] that says how to read it.")
-            continue
-        found = path or section.path
-        changes[name] = section.model_copy(update={"path": None if found is None else found.resolve()})
+    from hsl_study.arm_sat import OWN
+
+    given = dict(_named(sat, OWN) for sat in sats)
+    sections = config.sat_configs()
+    if data is not None and config.data is None:
+        raise BadInputError(reason="--data: the study has no section [data] that says how to read it.")
+    if unknown := sorted(set(given) - set(sections)):
+        section = "[sat]" if unknown[0] == OWN else f"[sats.{unknown[0]}]"
+        raise BadInputError(reason=f"--sat: the study has no section {section} that says how to read it.")
+    found = {name: _at(section, given.get(name)) for name, section in sections.items()}
+    changes: dict[str, object] = {"sat": found.pop(OWN, None), "sats": found}
+    if config.data is not None:
+        changes["data"] = _at(config.data, data)
     return config.model_copy(update=changes)
+
+
+def _named(option: str, own: str) -> tuple[str, Path]:
+    """`chest=films` is the source of [sats.chest], `films` of [sat]; a path that holds `=` is written `./a=b`."""
+    name, equals, path = option.partition("=")
+    return (name, Path(path)) if equals and "/" not in name else (own, Path(option))
+
+
+def _at(section: Section, path: Path | None) -> Section:
+    found = path or section.path
+    return section.model_copy(update={"path": None if found is None else found.resolve()})

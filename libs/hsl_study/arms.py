@@ -30,6 +30,7 @@ from hsl_study.baselines import fit, models_digest
 from hsl_study.config import ArmConfig
 from hsl_study.federation import held_files, run_federation, train_apart
 from hsl_study.pooled import POOLED, pooled_data, pooled_run
+from hsl_study.pretraining import initial_file
 from hsl_study.split_average import split_run, train_together
 
 Pixels = npt.NDArray[np.uint8]
@@ -37,13 +38,21 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class TrainedArm:
-    """`logits`: images (N, C, H, W) -> each node's (N,). A network's round 0 is its initial weights."""
+    """`validation_aucs`: means over nodes from round 0, the initial weights, on; a baseline has a round 0 alone.
+    `logits`: images (N, C, H, W) -> each node's (N,)."""
 
-    num_rounds: int
+    validation_aucs: tuple[float | None, ...]
     deployed_round: int
     final_digest: str
-    mean_validation_auc: float | None
     logits: Callable[[Pixels], dict[str, Logits]]
+
+    @property
+    def num_rounds(self) -> int:
+        return len(self.validation_aucs) - 1
+
+    @property
+    def mean_validation_auc(self) -> float | None:
+        return self.validation_aucs[self.deployed_round]
 
 
 @dataclass(frozen=True)
@@ -63,18 +72,16 @@ def train_arm(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], whe
     if arm.baseline is not None:
         return _fitted(arm.baseline, run, data, sites, holders)
     train = train_apart if arm.split is None else partial(train_together, arm.split)
-    rounds = run_federation(run, data, where.folder, where.options, train=train)
+    rounds = run_federation(run, data, where.folder, where.options, initial_file(where.folder), train)
     aucs = [done.mean_auc for done in rounds]
     deployed = len(rounds) - 1 if where.deploy == "last" else best_round(aucs)
-    files = {node: held_files(where.folder, holder, deployed) for node, holder in holders.items()}
-    sat = next(iter(sites.values())).sat
-    return TrainedArm(
-        num_rounds=len(rounds) - 1,
-        deployed_round=deployed,
-        final_digest=rounds[-1].fused_digest,
-        mean_validation_auc=aucs[deployed],
-        logits=lambda images: _logits(run, files, images, sat, where.options.device),
-    )
+    files = {holder: held_files(where.folder, holder, deployed) for holder in data}
+
+    def logits(images: Pixels) -> dict[str, Logits]:
+        found = _logits(run, files, {holder: part.sat for holder, part in data.items()}, images, where.options.device)
+        return {node: found[holder] for node, holder in holders.items()}
+
+    return TrainedArm(tuple(aucs), deployed, rounds[-1].fused_digest, logits)
 
 
 def arm_work(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData]) -> tuple[RunConfig, Mapping[str, SiteData]]:
@@ -87,16 +94,20 @@ def arm_work(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData]) -> t
 
 
 def _logits(
-    run: RunConfig, files: Mapping[str, Sequence[Path]], images: Pixels, sat: ImageSet | None, device: str
+    run: RunConfig,
+    files: Mapping[str, Sequence[Path]],
+    sats: Mapping[str, ImageSet | None],
+    images: Pixels,
+    device: str,
 ) -> dict[str, Logits]:
-    """Nodes that hold the same files have one model, which is asked once."""
+    """Of whoever holds `files`. Those with the same files and SAT have one model, which is asked once."""
     found: dict[str, Logits] = {}
-    by_files: dict[tuple[str, ...], Logits] = {}
-    for node, held in files.items():
-        digests = tuple(sha256_file(path) for path in held)
-        if digests not in by_files:
-            by_files[digests] = Scorer(run, load_network(run, held, device), sat).logits(images)
-        found[node] = by_files[digests]
+    asked: dict[tuple[object, ...], Logits] = {}
+    for holder, held in files.items():
+        model = (*(sha256_file(path) for path in held), id(sats[holder]))
+        if model not in asked:
+            asked[model] = Scorer(run, load_network(run, held, device), sats[holder]).logits(images)
+        found[holder] = asked[model]
     return found
 
 
@@ -114,9 +125,8 @@ def _fitted(
     aucs = [roc_auc(model.logits(cases.images), np.asarray(cases.labels)) for model, cases in own]
     defined = [auc for auc in aucs if auc is not None]
     return TrainedArm(
-        num_rounds=0,
+        validation_aucs=(fmean(defined) if defined else None,),
         deployed_round=0,
         final_digest=models_digest(models),
-        mean_validation_auc=fmean(defined) if defined else None,
         logits=lambda images: {node: models[holder].logits(images) for node, holder in holders.items()},
     )

@@ -17,9 +17,11 @@ from hsl_model.memory import keep_all_freed_memory
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.manifest import canonical_json
+from hsl_study.arm_data import arm_pool
 from hsl_study.arms import Deployment
 from hsl_study.cells import CellRow, run_cell
 from hsl_study.folder import StudyFolder
+from hsl_study.pretraining import started_from_sat
 
 
 def run(folder: StudyFolder, scenario: int, arm_name: str, seed: int, num_threads: int) -> CellRow:
@@ -29,10 +31,13 @@ def run(folder: StudyFolder, scenario: int, arm_name: str, seed: int, num_thread
     partition = folder.partition(pool, scenario, seed)
     (arm,) = [arm for arm in folder.config.arms if arm.name == arm_name]
     nodes = tuple(node.node_id for node in partition.scenario.nodes)
+    pool = arm_pool(arm.sat, pool, nodes, seed)
     config = folder.config.run_config(arm, nodes, seed, pool.sat_digest)
     key = (partition.scenario.name, arm_name, seed)
     scores = folder.scores(key)
     options = EngineOptions(num_threads=num_threads, snapshot_every_steps=None)
+    if arm.pretrain_rounds and pool.sat is not None:
+        config = started_from_sat(config, pool.sat, arm.pretrain_rounds, folder.cell(key), options)
     where = Deployment(folder.cell(key), options, folder.config.deploy)
     facts, scored = run_cell(arm, config, partition, pool, where)
     scores.parent.mkdir(exist_ok=True)

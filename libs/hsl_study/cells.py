@@ -1,6 +1,6 @@
 """One cell of a study's grid: a scenario, an arm, a seed. Trained by the hospitals' engine, then scored on the tests.
 
-    partition (scenario, seed) -> train_arm -> each node's model on every node's test images -> one row
+    partition (scenario, seed) -> train_arm (arms.py) -> each node's model on all scored images (scored.py) -> one row
 
 The partition depends on scenario and seed alone, so that all arms of a seed see the same images; a cell that was
 killed goes on where it was, since the federation does.
@@ -9,7 +9,8 @@ killed goes on where it was, since the federation does.
 import io
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import Field
+from scipy import special
 
 from hsl_data.split import SPLITS
 from hsl_model.data import ImageSet, SiteData
@@ -20,13 +21,18 @@ from hsl_study.arms import Deployment, train_arm
 from hsl_study.config import ArmConfig
 from hsl_study.partition import Partition
 from hsl_study.pool import Pixels, Pool
+from hsl_study.scored import Rows, ScoredImages, pixels_of, scored_images
 from hsl_study.statistics import NodeMetrics, node_metrics
 
 
 class NodeScores(NodeMetrics):
-    """A node's model on its own test images, and its AUC on those of all nodes."""
+    """A node's model on its own domain, and its AUC elsewhere: pooled over all nodes' domains, pooled over the unseen
+    ones, and within each domain, so that scores of different domains are not compared.
+    """
 
     all_domain_auc: float | None
+    unseen_auc: float | None = None
+    domain_aucs: dict[str, float | None] = Field(default_factory=dict)
 
 
 class CellRow(Message):
@@ -41,6 +47,7 @@ class CellRow(Message):
     final_digest: Sha256
     mean_validation_auc: float | None
     nodes: dict[str, NodeScores]
+    unseen_ensemble_auc: float | None = None
     scores_sha256: Sha256
     versions: dict[str, str]
     num_threads: int
@@ -52,13 +59,17 @@ class CellRow(Message):
 
 
 class CellFacts(Message):
-    """The part of a row that the training decides."""
+    """The part of a row that the training decides.
+
+    `unseen_ensemble_auc`: of the mean probability of all nodes' models on the unseen domains (methods.md 1.7).
+    """
 
     num_rounds: int
     deployed_round: int
     final_digest: Sha256
     mean_validation_auc: float | None
     nodes: dict[str, NodeScores]
+    unseen_ensemble_auc: float | None = None
 
 
 def run_cell(
@@ -66,38 +77,59 @@ def run_cell(
 ) -> tuple[CellFacts, bytes]:
     """Train, or continue; score. The second is an .npz of every test image's logits. Raises what the engine raises."""
     trained = train_arm(arm, config, site_data(pool, partition), where)
-    test = np.array(sorted({at for splits in partition.cases.values() for at in splits["test"]}), dtype=np.int64)
-    held = {node: np.isin(test, partition.cases[node]["test"]) for node in config.nodes}
-    logits = trained.logits(pool.images[test])
-    labels = pool.labels[test]
+    scored = scored_images(partition)
+    logits = trained.logits(pixels_of(scored, partition, pool))
+    labels = pool.labels[scored.case]
     facts = CellFacts(
         num_rounds=trained.num_rounds,
         deployed_round=trained.deployed_round,
         final_digest=trained.final_digest,
         mean_validation_auc=trained.mean_validation_auc,
-        nodes={node: _scores(logits[node], labels, held[node]) for node in config.nodes},
+        nodes={node: _scores(logits[node], labels, scored, node) for node in config.nodes},
+        unseen_ensemble_auc=_ensemble_auc(logits, labels, scored.is_unseen),
     )
     file = io.BytesIO()
     np.savez(
         file,
-        case=test,
+        case=scored.case,
         label=labels,
-        group=pool.group_numbers[test],
+        group=pool.group_numbers[scored.case],
         nodes=np.array(config.nodes),
-        held=np.stack([held[node] for node in config.nodes]),
+        held=np.stack([scored.own(node) for node in config.nodes]),
+        domains=np.array(list(scored.domains)),
+        in_domain=np.stack(list(scored.domains.values())),
+        unseen=scored.is_unseen,
         logits=np.stack([logits[node] for node in config.nodes]),
     )
     return facts, file.getvalue()
 
 
 def site_data(pool: Pool, partition: Partition) -> dict[str, SiteData]:
-    """What each node trains, validates and tests on."""
+    """What each node trains, validates and tests on, as its own acquisition stores it."""
     sites = {}
     for node, cases in partition.cases.items():
-        parts: dict[str, ImageSet] = {split: pool.subset(cases[split]) for split in SPLITS}
-        sites[node] = SiteData(parts["training"], parts["validation"], parts["test"], pool.sat)
+        parts: dict[str, ImageSet] = {split: _as_stored(node, cases[split], pool, partition) for split in SPLITS}
+        sites[node] = SiteData(parts["training"], parts["validation"], parts["test"], pool.sat_at(node))
     return sites
 
 
-def _scores(logits: Logits, labels: Pixels, own: npt.NDArray[np.bool_]) -> NodeScores:
-    return NodeScores(**node_metrics(logits[own], labels[own]).model_dump(), all_domain_auc=roc_auc(logits, labels))
+def _as_stored(node: str, positions: tuple[int, ...], pool: Pool, partition: Partition) -> ImageSet:
+    cases, plan = pool.subset(positions), partition.scenario.acquisitions
+    if plan is None:
+        return cases
+    return ImageSet(plan.stored(plan.of_site[node], cases.images, pool.names_of(positions)), cases.labels)
+
+
+def _scores(logits: Logits, labels: Pixels, scored: ScoredImages, node: str) -> NodeScores:
+    own, unseen = scored.own(node), scored.is_unseen
+    return NodeScores(
+        **node_metrics(logits[own], labels[own]).model_dump(),
+        all_domain_auc=roc_auc(logits[~unseen], labels[~unseen]),
+        unseen_auc=roc_auc(logits[unseen], labels[unseen]),
+        domain_aucs={name: roc_auc(logits[rows], labels[rows]) for name, rows in scored.domains.items()},
+    )
+
+
+def _ensemble_auc(logits: dict[str, Logits], labels: Pixels, rows: Rows) -> float | None:
+    probabilities = np.mean([special.expit(found[rows]) for found in logits.values()], axis=0)
+    return roc_auc(probabilities, labels[rows])

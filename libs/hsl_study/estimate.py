@@ -17,13 +17,15 @@ PROBED_STEPS = 4  # the first pays for warming up
 BESIDE_STEPS = 1.2  # validation after every epoch and fusion; an estimate is good to about a third
 
 
-def estimated_seconds(
-    arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], num_threads: int, clock: Clock
-) -> float:
-    """Of one cell, alone on a core. Nothing of the probe is kept."""
+def arm_seconds(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], num_threads: int, clock: Clock) -> float:
+    """Of one cell of an arm of any kind."""
     if arm.baseline is not None:
         return BASELINE_S
-    run, sites = arm_work(arm, run, sites)
+    return estimated_seconds(*arm_work(arm, run, sites), num_threads, clock)
+
+
+def estimated_seconds(run: RunConfig, sites: Mapping[str, SiteData], num_threads: int, clock: Clock) -> float:
+    """Of one federation, alone on a core. Nothing of the probe is kept."""
     first = min(sites)
     few = {"local_epochs": 1, "fuse_every_steps": None, "images_per_epoch": PROBED_STEPS * run.training.batch_size}
     probe = run.model_copy(update={"training": run.training.model_copy(update=few)})

@@ -54,8 +54,8 @@ logger = logging.getLogger(__name__)
 
 def split_run(run: RunConfig, sites: Mapping[str, SiteData]) -> RunConfig:
     """The run with equal steps at all nodes. Raises `ConfigError` for what SplitAVG cannot be."""
-    if run.method.name != "swarm" or run.architecture == "mmoe":
-        raise ConfigError(reason="a split arm is a method of its own: leave out method, and architecture mmoe")
+    if run.method.name != "swarm" or run.architecture not in ("plain", "trunk") or run.shows_sat:
+        raise ConfigError(reason="a split arm is a method of its own, for one encoder and no SAT: method swarm, plain")
     settings = run.training
     lengths = [
         num_images(settings.images_per_epoch, len(s.training), len(s.sat) if s.sat else 0) for s in sites.values()

@@ -190,7 +190,7 @@ def test_bytes_of_an_image_at_the_cut_are_the_published_ones(cut: str, num_bytes
 def test_what_it_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="method of its own"):
         split_run(run_config("fedprox"), SITES)
-    with pytest.raises(ConfigError, match="mmoe"):
+    with pytest.raises(ConfigError, match="one encoder and no SAT"):
         split_run(run_config("swarm", network={"architecture": "mmoe"}), SITES)
     with pytest.raises(ConfigError, match="micro-batches"):
         train_together(SplitConfig(), [], EngineOptions(micro_batch_size=2))
