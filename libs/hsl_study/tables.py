@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hsl_study.cells import CellRow, NodeScores
 from hsl_study.folder import StudyFolder
+from hsl_study.gap import gap_share
 from hsl_study.statistics import Interval, holm, mean_and_sd, paired_difference
 
 Rows = Sequence[CellRow]
@@ -27,20 +28,29 @@ def auc_table(folder: StudyFolder, scenario: str) -> TextTable:
     means = {"auc": "mean, own domain", "all_domain_auc": "mean, all domains"}
     if any(node.unseen_auc is not None for row in rows for node in row.nodes.values()):
         means["unseen_auc"] = "mean, unseen domains"
+    gap = () if folder.config.gap is None else ("gap from {} to {}".format(*folder.config.gap),)
     lines = []
     for arm in folder.config.arms:
         own = [row for row in rows if row.arm == arm.name]
         if not own:
-            lines.append((arm.name, "0", *[_why_missing(folder, scenario, arm.name)] * (len(nodes) + len(means))))
+            num_cells = len(nodes) + len(means) + len(gap)
+            lines.append((arm.name, "0", *[_why_missing(folder, scenario, arm.name)] * num_cells))
             continue
         cells = [_mean_sd([row.nodes[node].auc for row in own]) for node in nodes]
         overall = [_mean_sd([_mean_of(row, name) for row in own]) for name in means]
-        lines.append((arm.name, str(len(own)), *cells, *overall))
+        lines.append((arm.name, str(len(own)), *cells, *overall, *_gap(folder, rows, arm.name)))
     positives = {node: rows[0].nodes[node] for node in nodes} if rows else {}
     heads = [f"{node} ({_counts(positives[node])})" for node in nodes]
-    columns = ("arm", "seeds", *heads, *means.values())
+    columns = ("arm", "seeds", *heads, *means.values(), *gap)
     title = f"{scenario}: AUC, mean ± sd over seeds (test positives:negatives of the first seed)"
     return TextTable(title, columns, tuple(lines))
+
+
+def _gap(folder: StudyFolder, rows: Rows, arm: str) -> tuple[str, ...]:
+    """The cell of the column, where the study names its two references: share of the gap in mean own-domain AUC."""
+    if folder.config.gap is None:
+        return ()
+    return (gap_share(*(_by_seed(rows, name) for name in (arm, *folder.config.gap))).text(),)
 
 
 def domain_table(folder: StudyFolder, scenario: str) -> TextTable:
