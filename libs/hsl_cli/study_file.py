@@ -80,7 +80,7 @@ class StudyOptions:
         return self._with_arms(changed) if self.arms else changed
 
     def _with_arms(self, study: dict[str, Any]) -> dict[str, Any]:
-        """Some of the study's arms; contrasts with the others go, and so do shared anchor tasks that only they have."""
+        """Some of the arms; what compares with the others goes, and so do shared anchor tasks that only they have."""
         known = {arm["name"]: arm for arm in study["arms"]}
         if unknown := sorted(set(self.arms) - set(known)):
             raise BadInputError(reason=f"--arm {unknown[0]}: the study has {', '.join(known)}.")
@@ -89,6 +89,7 @@ class StudyOptions:
         return study | {
             "arms": arms,
             "contrasts": [pair for pair in study.get("contrasts", ()) if set(pair) <= set(self.arms)],
+            "gap": gap if (gap := study.get("gap")) is not None and set(gap) <= set(self.arms) else None,
             "sats": {name: section for name, section in study["sats"].items() if name in sources},
         }
 

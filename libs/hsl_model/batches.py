@@ -17,8 +17,8 @@ from hsl_model.photometric import photometric
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.round_work import RoundSpec
-from hsl_model.sampler import Indices, balance, epoch_order, num_images, num_steps
-from hsl_model.seeding import generator
+from hsl_model.sampler import Indices, balance, balance_cells, epoch_order, num_images, num_steps, site_classes
+from hsl_model.seeding import Key, generator
 
 
 @dataclass(frozen=True)
@@ -56,30 +56,46 @@ class PairLoader:
         self._num_images = num_images(
             config.training.images_per_epoch, len(data.training), len(data.sat) if data.sat is not None else 0
         )
-        self.steps_per_epoch = num_steps(self._num_images, config.training.batch_size)
-        self._epoch = -1
+        self._whole_epoch = num_steps(self._num_images, config.training.batch_size)
+        self.steps_per_epoch = config.training.fuse_every_steps or self._whole_epoch
+        self._begun: tuple[Key, ...] = ()
         self._primary_order: Indices = np.empty(0, dtype=np.int64)
         self._second_order: Indices = np.empty(0, dtype=np.int64)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` of `epoch`, both counted from 0 within the round and within the epoch."""
-        self._begin_epoch(epoch)
+        round_number, epoch, step = self._place(epoch, step)
+        of_round = (*self._spec.key[:2], round_number)
+        self._begin_epoch((*of_round, epoch))
         size = self._spec.config.training.batch_size
         where = slice(step * size, min((step + 1) * size, self._num_images))
-        step_in_round = epoch * self.steps_per_epoch + step
-        images, labels = self._fetch(self._data.training, self._primary_order[where], step_in_round, "primary")
+        key = (*of_round, epoch * self._whole_epoch + step)
+        images, labels = self._fetch(self._data.training, self._primary_order[where], key, "primary")
         if self._second is None:
             return Batch(images, labels)
-        second = self._fetch(self._second, self._second_order[where], step_in_round, self._second_is)
+        second = self._fetch(self._second, self._second_order[where], key, self._second_is)
         if self._has_pairs:
             return Batch(images, labels, *second)
         return Batch(torch.cat((images, second[0])), torch.cat((labels, second[1])))
 
-    def _begin_epoch(self, epoch: int) -> None:
-        if epoch == self._epoch:
+    def epoch_of_run(self, epoch: int, step: int) -> int:
+        """Counted from 0 over all rounds."""
+        round_number, epoch, _ = self._place(epoch, step)
+        return (round_number - 1) * self._spec.config.training.local_epochs + epoch
+
+    def _place(self, epoch: int, step: int) -> tuple[int, int, int]:
+        """(round, epoch, step) that key the streams. With `fuse_every_steps` those of a run that fuses once an epoch:
+        the draws do not depend on how often it does."""
+        every = self._spec.config.training.fuse_every_steps
+        if every is None:
+            return self._spec.round_number, epoch, step
+        epochs, rest = divmod((self._spec.round_number - 1) * every + step, self._whole_epoch)
+        return epochs + 1, 0, rest
+
+    def _begin_epoch(self, key: tuple[Key, ...]) -> None:
+        if key == self._begun:
             return
-        self._epoch = epoch
-        key = (*self._spec.key, epoch)
+        self._begun = key
         self._primary_order = self._own_order("primary order", "balance")
         if self._second is not None and self._second_is == "sat":
             self._second_order = epoch_order(len(self._second), self._num_images, generator(*key, "sat order"))
@@ -88,20 +104,22 @@ class PairLoader:
 
     def _own_order(self, order: str, balancing: str) -> Indices:
         """Of the site's own images, by streams of these two purposes."""
-        key = (*self._spec.key, self._epoch)
-        labels = np.asarray(self._data.training.labels)
-        found = epoch_order(len(labels), self._num_images, generator(*key, order))
-        if self._spec.config.training.balanced_sampler:
-            found = balance(found, labels, generator(*key, balancing))
-        return found
+        labels, sites = np.asarray(self._data.training.labels), self._data.training.sites
+        found = epoch_order(len(labels), self._num_images, generator(*self._begun, order))
+        if not self._spec.config.training.balanced_sampler:
+            return found
+        random = generator(*self._begun, balancing)
+        if sites is None:
+            return balance(found, labels, random)
+        return balance_cells(found, site_classes(sites, labels), random)
 
-    def _fetch(self, cases: ImageSet, indices: Indices, step: int, task: str) -> tuple[Tensor, Tensor]:
+    def _fetch(self, cases: ImageSet, indices: Indices, key: tuple[Key, ...], task: str) -> tuple[Tensor, Tensor]:
         images = to_unit(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
         settings = self._spec.config.training
         if settings.augment:
-            images = augment(images, *self._spec.key, step, f"augment {task}")
+            images = augment(images, *key, f"augment {task}")
         if settings.photometric:
-            images = photometric(images, settings.photometric, *self._spec.key, step, f"photometric {task}")
+            images = photometric(images, settings.photometric, *key, f"photometric {task}")
         labels = torch.from_numpy(cases.labels[indices].astype(np.float32)).to(self._device)
         return normalise(images), labels
 

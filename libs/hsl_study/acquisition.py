@@ -45,14 +45,14 @@ class Acquisition(Message):
 
 
 BUILT_IN: Mapping[str, Acquisition] = {
-    "reference": Acquisition(noise=4),
-    "bright": Acquisition(curve=((0, 0.08), (0.1, 0.32), (0.3, 0.58), (0.6, 0.82), (1, 1)), noise=6, contrast=0.9),
-    "dark": Acquisition(curve=((0, 0), (0.3, 0.1), (0.6, 0.36), (0.8, 0.62), (1, 0.95)), noise=8, contrast=1.1),
-    "soft": Acquisition(curve=((0, 0.05), (0.5, 0.45), (1, 0.9)), blur=3.5, noise=3, contrast=0.7),
-    "hard": Acquisition(curve=((0, 0), (0.3, 0.16), (0.7, 0.84), (1, 1)), noise=12, contrast=1.2),
+    "reference": Acquisition(noise=5),
+    "bright": Acquisition(curve=((0, 0.1), (0.08, 0.36), (0.25, 0.66), (0.55, 0.88), (1, 1)), noise=8, contrast=0.9),
+    "dark": Acquisition(curve=((0, 0), (0.35, 0.07), (0.65, 0.28), (0.85, 0.58), (1, 0.9)), noise=10, contrast=1.1),
+    "soft": Acquisition(curve=((0, 0.1), (1, 0.9)), blur=5, noise=4, contrast=0.6),
+    "hard": Acquisition(curve=((0, 0), (0.35, 0.12), (0.65, 0.88), (1, 1)), noise=18, contrast=1.3),
     # no site of the built-in scenario has these two
-    "film": Acquisition(curve=((0, 0.1), (0.2, 0.16), (0.5, 0.56), (0.8, 0.9), (1, 0.94)), blur=2, noise=10),
-    "portable": Acquisition(curve=((0, 0), (0.4, 0.22), (1, 0.85)), blur=2.5, noise=14, contrast=0.75),
+    "film": Acquisition(curve=((0, 0.12), (0.25, 0.2), (0.5, 0.55), (0.75, 0.88), (1, 0.93)), blur=3, noise=14),
+    "portable": Acquisition(curve=((0, 0), (0.45, 0.2), (1, 0.8)), blur=4, noise=20, contrast=0.75),
 }
 BUILT_IN_SITES = ("reference", "bright", "dark", "soft", "hard")
 BUILT_IN_UNSEEN = ("film", "portable")

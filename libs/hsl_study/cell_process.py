@@ -21,6 +21,7 @@ from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.manifest import canonical_json
 from hsl_study.arm_data import arm_pool
+from hsl_study.arms import Deployment
 from hsl_study.cells import CellRow, run_cell
 from hsl_study.features import collected
 from hsl_study.folder import StudyFolder
@@ -41,7 +42,8 @@ def run(folder: StudyFolder, scenario: int, arm_name: str, seed: int, num_thread
     options = EngineOptions(num_threads=num_threads, snapshot_every_steps=None)
     if arm.pretrain_rounds and pool.sat is not None:
         config = started_from_sat(config, pool.sat, arm.pretrain_rounds, folder.cell(key), options)
-    facts, scored = run_cell(config, partition, pool, folder.cell(key), options, folder.config.deploy)
+    where = Deployment(folder.cell(key), options, folder.config.deploy)
+    facts, scored = run_cell(arm, config, partition, pool, where)
     scores.parent.mkdir(exist_ok=True)
     write_bytes(scores, scored)
     featured = None
@@ -54,7 +56,7 @@ def run(folder: StudyFolder, scenario: int, arm_name: str, seed: int, num_thread
         scenario=partition.scenario.name,
         arm=arm_name,
         seed=seed,
-        config_sha256=hashlib.sha256(canonical_json(config)).hexdigest(),
+        config_sha256=hashlib.sha256(canonical_json(config) + canonical_json(arm)).hexdigest(),
         scores_sha256=hashlib.sha256(scored).hexdigest(),
         features_sha256=None if featured is None else hashlib.sha256(featured).hexdigest(),
         versions=_versions(),

@@ -1,31 +1,26 @@
 """One cell of a study's grid: a scenario, an arm, a seed. Trained by the hospitals' engine, then scored on the tests.
 
-    partition (scenario, seed) -> run_federation -> each node's model on all scored images (scored.py) -> one row
+    partition (scenario, seed) -> train_arm (arms.py) -> each node's model on all scored images (scored.py) -> one row
 
 The partition depends on scenario and seed alone, so that all arms of a seed see the same images; a cell that was
 killed goes on where it was, since the federation does.
 """
 
 import io
-from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 from scipy import special
 
 from hsl_data.split import SPLITS
-from hsl_model.checkpoint import sha256_file
 from hsl_model.data import ImageSet, SiteData
-from hsl_model.engine import EngineOptions
 from hsl_model.metrics import roc_auc
-from hsl_model.model_state import load_network
 from hsl_model.protocol.config import Message, RunConfig, Sha256
-from hsl_model.protocol.convergence import best_round
-from hsl_model.scoring import Logits, Scorer
-from hsl_study.federation import held_files, run_federation
+from hsl_model.scoring import Logits
+from hsl_study.arms import Deployment, train_arm
+from hsl_study.config import ArmConfig
 from hsl_study.partition import Partition
 from hsl_study.pool import Pixels, Pool
-from hsl_study.pretraining import initial_file
 from hsl_study.scored import Rows, ScoredImages, pixels_of, scored_images
 from hsl_study.statistics import NodeMetrics, node_metrics
 
@@ -81,24 +76,19 @@ class CellFacts(Message):
 
 
 def run_cell(
-    config: RunConfig, partition: Partition, pool: Pool, folder: Path, options: EngineOptions, deploy: str
+    arm: ArmConfig, config: RunConfig, partition: Partition, pool: Pool, where: Deployment
 ) -> tuple[CellFacts, bytes]:
-    """Train, or continue, in `folder`; score. The second is an .npz of every test image's logits.
-
-    `deploy`: `best` mean validation AUC, or the `last` round. Raises what the engine raises.
-    """
-    rounds = run_federation(config, site_data(pool, partition), folder, options, initial_file(folder))
-    aucs = [done.mean_auc for done in rounds]
-    deployed = len(rounds) - 1 if deploy == "last" else best_round(aucs)
+    """Train, or continue; score. The second is an .npz of every test image's logits. Raises what the engine raises."""
+    trained = train_arm(arm, config, site_data(pool, partition), where)
     scored = scored_images(partition)
-    logits = _logits(config, pixels_of(scored, partition, pool), pool, (folder, deployed), options)
+    logits = trained.logits(pixels_of(scored, partition, pool))
     labels = pool.labels[scored.case]
     facts = CellFacts(
-        num_rounds=len(rounds) - 1,
-        deployed_round=deployed,
-        final_digest=rounds[-1].fused_digest,
-        mean_validation_auc=aucs[deployed],
-        validation_aucs=tuple(aucs),
+        num_rounds=trained.num_rounds,
+        deployed_round=trained.deployed_round,
+        final_digest=trained.final_digest,
+        mean_validation_auc=trained.mean_validation_auc,
+        validation_aucs=trained.validation_aucs,
         nodes={node: _scores(logits[node], labels, scored, node) for node in config.nodes},
         unseen_ensemble_auc=_ensemble_auc(logits, labels, scored.is_unseen),
     )
@@ -133,26 +123,6 @@ def as_stored(node: str, positions: tuple[int, ...], pool: Pool, partition: Part
     if plan is None:
         return cases
     return ImageSet(plan.stored(plan.of_site[node], cases.images, pool.names_of(positions)), cases.labels)
-
-
-def _logits(
-    config: RunConfig, images: Pixels, pool: Pool, held: tuple[Path, int], options: EngineOptions
-) -> dict[str, Logits]:
-    """Each node's model on all images. Nodes with the same files and SAT have one model, which is asked once.
-
-    `held`: the federation's folder and the deployed round.
-    """
-    folder, deployed = held
-    found: dict[str, Logits] = {}
-    asked: dict[tuple[object, ...], Logits] = {}
-    for node in config.nodes:
-        files = held_files(folder, node, deployed)
-        sat = pool.sat_at(node)
-        model = (*(sha256_file(path) for path in files), id(sat))
-        if model not in asked:
-            asked[model] = Scorer(config, load_network(config, files, options.device), sat).logits(images)
-        found[node] = asked[model]
-    return found
 
 
 def _scores(logits: Logits, labels: Pixels, scored: ScoredImages, node: str) -> NodeScores:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hsl_data.binding import ReaderName
 from hsl_data.phantoms import MAX_SITES
 from hsl_model.protocol.config import Message, RunConfig, TaskConfig
 from hsl_study import scenarios
 from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acquisition, AcquisitionPlan
+from hsl_study.arm_kinds import BaselineConfig, PooledConfig, SplitConfig
 from hsl_study.arm_sat import OWN as OWN_SAT
 from hsl_study.arm_sat import ArmSat
 from hsl_study.fitting import fitted, largest_domains
@@ -46,7 +47,9 @@ class SatConfig(DataConfig):
         default=None, description="the study's task_id where its images are of the study's task, with the same classes"
     )
     per_class: int = Field(default=500, ge=1)
-    counts: tuple[int, int] | None = Field(default=None, description="negative, positive; in place of per_class")
+    counts: tuple[PositiveInt, PositiveInt] | None = Field(
+        default=None, description="negative, positive; in place of per_class"
+    )
     seed: int = 0
 
     def check_task(self, name: str, task: TaskConfig) -> None:
@@ -149,6 +152,21 @@ class ArmConfig(Message):
     run: dict[str, Any] = Field(default_factory=dict, description="what differs from the study's `run`")
     sat: ArmSat = Field(default_factory=ArmSat, description="its shared anchor task, where that is not the study's")
     pretrain_rounds: int = Field(default=0, ge=0, le=10_000, description="on the SAT alone, before round 0")
+    pooled: PooledConfig | None = Field(default=None, description="Central, or a baseline fitted to pooled images")
+    split: SplitConfig | None = Field(default=None, description="SplitAVG")
+    baseline: BaselineConfig | None = Field(default=None, description="no network")
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        if self.split is not None and (self.pooled is not None or self.baseline is not None):
+            raise ValueError("split is an arm of its own: it can be neither pooled nor a baseline")
+        return self
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """What it trains by where nothing is said: references have no second task and nothing to fuse."""
+        is_reference = any(kind is not None for kind in (self.pooled, self.split, self.baseline))
+        return {"method": {"name": "swarm"}} if is_reference else {}
 
 
 class StudyConfig(Message):
@@ -177,6 +195,7 @@ class StudyConfig(Message):
     )
     features: bool = Field(default=False, description="keep features of test images, before and after, for the report")
     deviations: tuple[str, ...] = Field(default=(), description="from the paper, beside what the configuration tells")
+    gap: tuple[str, str] | None = Field(default=None, description="lower and upper reference, e.g. swarm, central")
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -201,6 +220,8 @@ class StudyConfig(Message):
             )
         if unknown := sorted({name for pair in self.contrasts for name in pair} - set(names)):
             raise ValueError(f"contrasts name arms that the study has not: {', '.join(unknown)}")
+        if self.gap is not None and (self.gap[0] == self.gap[1] or not set(self.gap) <= set(names)):
+            raise ValueError(f"gap names two different arms of the study; {' and '.join(self.gap)} are not")
         if reserved := {OWN_SAT, PUBLIC_PHANTOMS} & set(self.sats):
             raise ValueError(f"a SAT of [sats] cannot be called {min(reserved)}: that name has a meaning")
         for name, source in self.sat_configs().items():
@@ -244,7 +265,7 @@ class StudyConfig(Message):
 
     def run_config(self, arm: ArmConfig, nodes: tuple[str, ...], seed: int, sat_digest: str | None) -> RunConfig:
         """The run of one cell. Seed and initial weights follow the cell's seed, so that arms start alike."""
-        given = overlaid({"convergence": {"enabled": False}}, self.run, arm.run)
+        given = overlaid({"convergence": {"enabled": False}}, arm.method, self.run, arm.run)
         given |= {
             "name": f"{self.name}/{arm.name}",
             "task": self.task,

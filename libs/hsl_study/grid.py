@@ -18,7 +18,7 @@ from hsl_model.protocol.errors import HslError
 from hsl_study.arm_data import arm_pool
 from hsl_study.cells import CellRow, site_data
 from hsl_study.config import ArmConfig
-from hsl_study.estimate import estimated_seconds
+from hsl_study.estimate import arm_seconds, estimated_seconds
 from hsl_study.folder import Key, MissingCell, StudyFolder
 from hsl_study.partition import ScenarioInfeasibleError
 from hsl_study.pool import Pool
@@ -60,8 +60,8 @@ class Grid:
     def run(self, jobs: int, budget_hours: float | None) -> None:
         """Raises `BudgetError` before anything is trained, `CellFailedError` after the cells that still ran."""
         pool = self.folder.pool()
-        if pool.num_in_sat:
-            self.say(f"{pool.num_in_sat} images are left out: a shared anchor task has them, or others of their group")
+        for line in pool.lines():
+            self.say(line)
         waiting, costs = self._waiting(pool)
         hours = sum(costs[cell.scenario, cell.key[1]] for cell in waiting) / jobs / 3600
         self.say(f"{len(waiting)} cells to run, {jobs} at a time: about {hours:.2f} hours")
@@ -101,7 +101,7 @@ class Grid:
                         own = arm_pool(arm.sat, pool, nodes, seed)
                         run = config.run_config(arm, nodes, seed, own.sat_digest)
                         sites = site_data(own, partition)
-                        seconds = estimated_seconds(run, sites, self.num_threads, self.clock)
+                        seconds = arm_seconds(arm, run, sites, self.num_threads, self.clock)
                         costs[scenario, arm.name] = seconds + self._pretraining_seconds(arm, run, own)
         self.folder.set_missing(missing)
         return waiting, costs

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hsl_data.binding import SiteBinding
 from hsl_data.decode import pixel_digest
-from hsl_data.report import TruthReport
+from hsl_data.report import REASONS, TruthReport
 from hsl_data.sat import sat_digest
 from hsl_data.site import prepare_site
 from hsl_data.split import SPLITS
@@ -53,6 +53,14 @@ class Pool:
     def group_numbers(self) -> Positions:
         _, numbers = np.unique([case.group for case in self.cases], return_inverse=True)
         return numbers.astype(np.int64)
+
+    def lines(self) -> list[str]:
+        """What of the source is used, and why the rest is not."""
+        left_out = [f"{count} {REASONS[reason]}" for reason, count in self.report.not_used.items() if count]
+        if self.num_in_sat:
+            left_out.append(f"{self.num_in_sat} that a shared anchor task has, or others of their group")
+        used = f"{self.report.source}: {self.report.num_found} images found, {len(self.cases)} usable"
+        return [f"{used}. Not used: {'; '.join(left_out) or 'none'}."]
 
     def names_of(self, positions: Iterable[int]) -> list[str]:
         return [self.cases[at].name for at in positions]

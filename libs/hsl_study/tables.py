@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hsl_study.cells import CellRow, NodeScores
+from hsl_study.gap import gap_share
 from hsl_study.results import Domains, Results
 from hsl_study.statistics import mean_and_sd
 
@@ -64,10 +65,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("recall", "recall"),
     Metric("precision", "precision"),
 )
-ARM_COLUMNS: tuple[Column, ...] = (
-    *(Column(metric.title, metric.mean, metric.optional) for metric in METRICS),
-    Column("AUC of the nodes' mean score, unseen domains", lambda row, _: row.unseen_ensemble_auc, optional=True),
-)
+ARM_COLUMNS: tuple[Column, ...] = tuple(Column(metric.title, metric.mean, metric.optional) for metric in METRICS)
 
 
 def _mean_over_seeds(metric: str) -> Callable[[Results, Rows, str], str]:
@@ -86,10 +84,21 @@ def _titled(text: str, domains: Domains) -> Callable[[Results, str], str | None]
     return title
 
 
+def _gap_title(results: Results, _scenario: str) -> str | None:
+    gap = results.config.gap
+    return None if gap is None else f"gap from {gap[0]} to {gap[1]}"
+
+
+def _gap(results: Results, rows: Rows, arm: str) -> str:
+    """Share of the gap between the study's two references, in mean own-domain AUC."""
+    return gap_share(*(by_seed(rows, name, "auc") for name in (arm, *(results.config.gap or ())))).text()
+
+
 SUMMARIES: tuple[Summary, ...] = (
     Summary(lambda *_: "mean, own domain", _mean_over_seeds("auc")),
     Summary(_titled("mean, all domains", "all"), _mean_over_seeds("all_domain_auc")),
     Summary(_titled("mean, unseen domains", "unseen"), _mean_over_seeds("unseen_auc")),
+    Summary(_gap_title, _gap),
 )
 
 
@@ -143,19 +152,23 @@ def node_table(results: Results, scenario: str) -> TextTable:
 
 
 def domain_table(results: Results, scenario: str) -> TextTable | None:
-    """AUC within each domain, mean over the nodes' models. None where the domains are the nodes themselves."""
+    """AUC within each domain, mean over the nodes' models; where there are unseen domains, the AUC of the nodes' mean
+    probability on them as well (methods.md 1.7). None where the domains are the nodes themselves.
+    """
     rows = results.of(scenario)
     names = list(dict.fromkeys(name for row in rows for node in row.nodes.values() for name in node.domain_aucs))
     if set(names) <= set(node_names(rows)):
         return None
+    ensemble = ("unseen, mean probability",) if has_unseen(rows) else ()
     lines = []
     for arm, own in _by_arm(results, rows):
         if own:
-            means = [
-                [_mean([node.domain_aucs.get(name) for node in row.nodes.values()]) for row in own] for name in names
-            ]
-            lines.append((arm, str(len(own)), *(mean_sd(values) for values in means)))
-    return TextTable(f"{scenario}: AUC within each domain, mean over the nodes", ("arm", "seeds", *names), tuple(lines))
+            found = [[[node.domain_aucs.get(name) for node in row.nodes.values()] for row in own] for name in names]
+            cells = [mean_sd([_mean(nodes) for nodes in seeds]) for seeds in found]
+            together = [mean_sd([row.unseen_ensemble_auc for row in own]) for _ in ensemble]
+            lines.append((arm, str(len(own)), *cells, *together))
+    title = f"{scenario}: AUC within each domain, mean over nodes, ± sd over seeds"
+    return TextTable(title, ("arm", "seeds", *names, *ensemble), tuple(lines))
 
 
 def gradient_table(results: Results, kind: str) -> TextTable:

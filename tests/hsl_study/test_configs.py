@@ -18,8 +18,7 @@ from hsl_study.partition import PoolCase, build_partition
 from hsl_study.scales import SCALES, composed, named_arms
 
 ALL = [name for name, _ in configs.described()]
-WHOLE = ("smoke", "anchors-smoke", "evidence-screen")  # say everything themselves
-NAMES = [name for name in ALL if name not in WHOLE]
+NAMES = [name for name in ALL if "scale" in parse_file(configs.path_of(name))]  # the others say everything themselves
 FRACATLAS = {"leg": (1878, 212), "hand": (874, 375), "mixed": (288, 106), "hip": (169, 10), "shoulder": (88, 10)}
 NODES = ("node-1", "node-2")
 

@@ -59,7 +59,7 @@ def test_domains_that_no_node_has_stand_in_columns_of_their_own(made: Results, t
     assert "AUC, unseen domains" in tables.node_table(results, "given").columns
     domains = tables.domain_table(results, "given")
     assert domains is not None
-    assert domains.columns == ("arm", "seeds", "unseen-population")
+    assert domains.columns == ("arm", "seeds", "unseen-population", "unseen, mean probability")
     assert domains.rows[0][2] == table.rows[0][-1]
     assert tables.domain_table(made, "given") is None
     assert [row[1] for row in bootstrap_table(results, "given").rows] == [

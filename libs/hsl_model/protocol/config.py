@@ -84,6 +84,12 @@ class TrainingConfig(Message):
 
     batch_size: int = Field(default=64, ge=2, le=4096)
     local_epochs: int = Field(default=5, ge=1, le=100, description="local epochs a round")
+    fuse_every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="a round is this many steps instead of a local epoch; batches, epochs and the "
+        "learning rate run on across rounds, so a run of equal length differs in nothing but how often it fuses",
+    )
     images_per_epoch: int | None = Field(
         default=None, ge=2, description="None: max(training cases, SAT cases), as published; steps = ceil(this / batch)"
     )
@@ -106,6 +112,15 @@ class TrainingConfig(Message):
     share_epoch: Literal["best", "last"] = "best"
     mixed_precision: bool = Field(default=True, description="on GPUs; on CPU training is float32")
     num_anchors: int = Field(default=16, ge=2, le=256, description="fixed SAT images that score a single image")
+
+    @model_validator(mode="after")
+    def _one_length_of_a_round(self) -> Self:
+        if self.fuse_every_steps is not None and self.local_epochs != 1:
+            raise ValueError("fuse_every_steps says how long a round is: set local_epochs to 1 beside it")
+        return self
+
+    def steps_a_round(self, steps_per_epoch: int) -> int:
+        return self.fuse_every_steps or self.local_epochs * steps_per_epoch
 
 
 class ConvergenceConfig(Message):

@@ -62,7 +62,8 @@ def try_batch(
 
 def _shortened(config: RunConfig) -> RunConfig:
     """Two steps of one epoch. The weights are built here, whatever file the run starts from."""
-    steps = {"images_per_epoch": NUM_STEPS * config.training.batch_size, "local_epochs": 1}
+    images = NUM_STEPS * config.training.batch_size
+    steps = {"images_per_epoch": images, "local_epochs": 1, "fuse_every_steps": None}
     training = config.training.model_copy(update=steps)
     return config.model_copy(update={"training": training, "initial": InitialWeights()})
 
