@@ -46,9 +46,11 @@ class CellRow(Message):
     deployed_round: int
     final_digest: Sha256
     mean_validation_auc: float | None
+    validation_aucs: tuple[float | None, ...] = Field(default=(), description="mean over nodes, from round 0 on")
     nodes: dict[str, NodeScores]
     unseen_ensemble_auc: float | None = None
     scores_sha256: Sha256
+    features_sha256: Sha256 | None = None
     versions: dict[str, str]
     num_threads: int
     seconds: float
@@ -68,6 +70,7 @@ class CellFacts(Message):
     deployed_round: int
     final_digest: Sha256
     mean_validation_auc: float | None
+    validation_aucs: tuple[float | None, ...] = Field(default=(), description="mean over nodes, from round 0 on")
     nodes: dict[str, NodeScores]
     unseen_ensemble_auc: float | None = None
 
@@ -85,6 +88,7 @@ def run_cell(
         deployed_round=trained.deployed_round,
         final_digest=trained.final_digest,
         mean_validation_auc=trained.mean_validation_auc,
+        validation_aucs=trained.validation_aucs,
         nodes={node: _scores(logits[node], labels, scored, node) for node in config.nodes},
         unseen_ensemble_auc=_ensemble_auc(logits, labels, scored.is_unseen),
     )
@@ -108,12 +112,13 @@ def site_data(pool: Pool, partition: Partition) -> dict[str, SiteData]:
     """What each node trains, validates and tests on, as its own acquisition stores it."""
     sites = {}
     for node, cases in partition.cases.items():
-        parts: dict[str, ImageSet] = {split: _as_stored(node, cases[split], pool, partition) for split in SPLITS}
+        parts: dict[str, ImageSet] = {split: as_stored(node, cases[split], pool, partition) for split in SPLITS}
         sites[node] = SiteData(parts["training"], parts["validation"], parts["test"], pool.sat_at(node))
     return sites
 
 
-def _as_stored(node: str, positions: tuple[int, ...], pool: Pool, partition: Partition) -> ImageSet:
+def as_stored(node: str, positions: tuple[int, ...], pool: Pool, partition: Partition) -> ImageSet:
+    """Images of the pool as the node's own acquisition stores them."""
     cases, plan = pool.subset(positions), partition.scenario.acquisitions
     if plan is None:
         return cases

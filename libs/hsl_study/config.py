@@ -18,6 +18,7 @@ from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acq
 from hsl_study.arm_kinds import BaselineConfig, PooledConfig, SplitConfig
 from hsl_study.arm_sat import OWN as OWN_SAT
 from hsl_study.arm_sat import ArmSat
+from hsl_study.fitting import fitted, largest_domains
 from hsl_study.held_out import OfficialPart, UnseenPopulation
 from hsl_study.partition import Mode
 from hsl_study.scenarios import Scenario
@@ -79,6 +80,8 @@ class ScenarioConfig(Message):
     ratio: int | None = Field(default=None, ge=1, description="label-skew, quantity-skew")
     size: int | None = Field(default=None, ge=10, description="images of a node (label-, acquisition-skew) or in all")
     domain: str | None = Field(default=None, description="label-skew, quantity-skew: images of this domain only")
+    fit: bool = Field(default=False, description="shrink it to what the data set supplies, in place of refusing")
+    regions: dict[str, str] = Field(default_factory=dict, description="fit: published body region -> domain")
     scale: tuple[int, int] | None = Field(default=None, description="numerator, denominator")
     nodes: dict[str, tuple[int, int]] = Field(default_factory=dict, description="given: node -> negative, positive")
     parts: dict[str, dict[str, tuple[int, int]]] = Field(
@@ -105,6 +108,8 @@ class ScenarioConfig(Message):
 
     def build(self, domains: Mapping[str, tuple[int, int]]) -> Scenario:
         """`domains`: what the data set has, negative and positive. Raises `ValueError` for numbers that cannot be."""
+        if self.fit and self.kind == "feature-skew":
+            domains = largest_domains(domains)
         match self.kind:
             case "feature-skew":
                 found = scenarios.feature_skew(domains, None if self.size is None else self.size // 2)
@@ -125,6 +130,7 @@ class ScenarioConfig(Message):
             case "given":
                 found = scenarios.given_by_domain(self.parts) if self.parts else scenarios.given(self.nodes)
         found = found if self.scale is None else scenarios.scaled(found, *self.scale)
+        found = fitted(found, domains, self.regions) if self.fit else found
         return found.model_copy(update={"name": self.title})
 
     @property
@@ -172,6 +178,7 @@ class StudyConfig(Message):
         default_factory=dict, description="other shared anchor tasks, for arms that name them"
     )
     phantoms: PhantomConfig | None = None
+    scale: Literal["smoke", "small", "paper"] | None = Field(default=None, description="what was laid under the file")
     scenarios: tuple[ScenarioConfig, ...] = Field(min_length=1)
     arms: tuple[ArmConfig, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -183,6 +190,11 @@ class StudyConfig(Message):
     acquisitions: dict[str, Acquisition] = Field(default_factory=dict, description="beside those built in")
     run: dict[str, Any] = Field(default_factory=dict)
     contrasts: tuple[tuple[str, str], ...] = Field(default=(), description="pairs of arms, declared before the study")
+    primary: Literal["auc", "all_domain_auc", "unseen_auc"] = Field(
+        default="auc", description="what the contrasts are about"
+    )
+    features: bool = Field(default=False, description="keep features of test images, before and after, for the report")
+    deviations: tuple[str, ...] = Field(default=(), description="from the paper, beside what the configuration tells")
     gap: tuple[str, str] | None = Field(default=None, description="lower and upper reference, e.g. swarm, central")
 
     @field_validator("seeds", mode="before")
@@ -253,7 +265,7 @@ class StudyConfig(Message):
 
     def run_config(self, arm: ArmConfig, nodes: tuple[str, ...], seed: int, sat_digest: str | None) -> RunConfig:
         """The run of one cell. Seed and initial weights follow the cell's seed, so that arms start alike."""
-        given = _merged({"convergence": {"enabled": False}}, arm.method, self.run, arm.run)
+        given = overlaid({"convergence": {"enabled": False}}, arm.method, self.run, arm.run)
         given |= {
             "name": f"{self.name}/{arm.name}",
             "task": self.task,
@@ -276,11 +288,11 @@ def _needs_sat(given: Mapping[str, Any]) -> bool:
     return bool(adds or given.get("network", {}).get("architecture") == "mmoe" or method == "hsl")
 
 
-def _merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(*tables: Mapping[str, Any]) -> dict[str, Any]:
     """Tables over tables, key by key."""
     merged: dict[str, Any] = {}
     for table in tables:
         for key, value in table.items():
             both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-            merged[key] = _merged(merged[key], value) if both else value
+            merged[key] = overlaid(merged[key], value) if both else value
     return merged

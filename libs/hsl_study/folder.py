@@ -5,6 +5,7 @@ sat*.safetensors       the shared anchor tasks, each drawn once
 cache/                 the data set, decoded once
 cells/<key>/           a cell under way; continued after a kill, gone when it is finished
 scores/<key>.npz       every test image's logits
+features/<key>.npz     if the study wants them: features of test images (features.py)
 results.jsonl          finished cells in the order they finished; a line that a kill cut off is dropped
 missing.jsonl          cells that the data cannot supply, with the reason
 """
@@ -92,6 +93,9 @@ class StudyFolder:
 
     def scores(self, key: Key) -> Path:
         return self.path / "scores" / f"{'.'.join(map(str, key))}.npz"
+
+    def features(self, key: Key) -> Path:
+        return self.path / "features" / f"{'.'.join(map(str, key))}.npz"
 
     def finish(self, row: CellRow) -> None:
         """Its line is durable before the cell's models go. What a kill left of an earlier line is cut off first."""

@@ -10,6 +10,7 @@ from hsl_study.cells import CellRow
 from hsl_study.config import StudyConfig
 from hsl_study.folder import StudyFolder
 from hsl_study.gap import gap_share
+from hsl_study.results import Results
 from hsl_study.tables import auc_table
 from tests.hsl_study.test_study import SMOKE
 
@@ -59,7 +60,7 @@ def test_the_column_is_there_for_every_arm_where_the_study_names_its_references(
         for seed, auc in enumerate(aucs):
             folder.cell(("given", arm, seed)).mkdir(parents=True)
             folder.finish(row(arm, seed, auc))
-    table = auc_table(folder, "given")
+    table = auc_table(Results(folder), "given")
     assert table.columns[-1] == "gap from swarm to central"
     cells = {line[0]: line[-1] for line in table.rows}
     assert cells["hsl"] == "0.38 ± 0.18 (of the means 0.33)"

@@ -15,6 +15,7 @@ from hsl_study.config import ArmConfig, StudyConfig
 from hsl_study.estimate import BASELINE_S
 from hsl_study.folder import StudyFolder
 from hsl_study.grid import Grid
+from hsl_study.results import Results
 from hsl_study.tables import auc_table
 from tests.hsl_study.test_study import SMOKE
 
@@ -56,7 +57,7 @@ def test_every_arm_has_a_row_of_the_same_columns(finished: StudyFolder) -> None:
         assert row.mean_validation_auc is not None
     assert len({row.config_sha256 for row in rows.values()}) == len(ARMS)
     assert len({row.final_digest for row in rows.values()}) == len(ARMS)
-    lines = {line[0]: line for line in auc_table(finished, "given").rows}
+    lines = {line[0]: line for line in auc_table(Results(finished), "given").rows}
     assert {len(line) for line in lines.values()} == {2 + 3 + 2 + 1}
     assert lines["swarm"][-1] == "0.00 (of the means 0.00)" or lines["swarm"][-1].startswith("undefined")
     assert not list((finished.path / "cells").iterdir())

@@ -56,6 +56,7 @@ class NetworkOutput:
 
 class Network(nn.Module, ABC):
     architecture: ClassVar[str]
+    primary_encoder: nn.Module  # images (B, C, H, W) -> h1 (B, 512)
 
     @abstractmethod
     def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
