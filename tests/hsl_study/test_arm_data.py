@@ -1,6 +1,7 @@
 """What an arm does to the anchor task, and that nothing else of a study's arms differs by it."""
 
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from pydantic import ValidationError
 
 from hsl_cli.config_file import parse_file
-from hsl_data.sat import sat_digest
+from hsl_data.sat import sat_digest, write_sat
 from hsl_model import batches
 from hsl_model.batches import PairLoader
+from hsl_model.data import ImageSet
 from hsl_model.engine import RoundSpec, initial_tensors
 from hsl_model.network import build_network
 from hsl_model.protocol.config import RunConfig
@@ -126,14 +128,12 @@ def test_sat_images_leave_the_statistics_of_a_scored_encoder_alone(
         run, own = run_of(folder, pool, arm.name)
         if run.training.added_images != "sat":
             run = run.model_copy(update={"network": run.network.model_copy(update={"normalisation": "batch"})})
-        after = []
+        after, start = [], {name: torch.tensor(value) for name, value in initial_tensors(run).items()}
+        own_data = site_data(own, partition)["clinic-a"]
         for sat in (own.sat_at("clinic-a"), other):
-            data = site_data(own, partition)["clinic-a"]
-            batch = PairLoader(
-                RoundSpec("run", "clinic-a", 1, run), type(data)(data.training, data.validation, data.test, sat), "cpu"
-            ).batch(0, 0)
+            batch = PairLoader(RoundSpec("run", "clinic-a", 1, run), replace(own_data, sat=sat), "cpu").batch(0, 0)
             network = build_network(run.network, run.architecture, 1)
-            network.load_state_dict({name: torch.tensor(value) for name, value in initial_tensors(run).items()})
+            network.load_state_dict(start)
             network.train()(batch.images, batch.sat_images)
             scored = {name: value for name, value in network.named_buffers() if name.startswith("primary_encoder.")}
             after.append({name: value for name, value in scored.items() if ".sat." not in name})
@@ -144,7 +144,7 @@ def test_sat_images_leave_the_statistics_of_a_scored_encoder_alone(
 
 
 @cache
-def lesions() -> Any:
+def lesions() -> ImageSet:
     return image_set(40, 3, positive_share=0.25)
 
 
@@ -176,7 +176,7 @@ def test_noise_has_shape_mean_and_spread_of_the_images_and_nothing_of_their_clas
 
 def test_noise_of_grey_films_in_three_channels_is_grey() -> None:
     sat = lesions()
-    colour = type(sat)(np.repeat(sat.images, 3, axis=1), sat.labels)
+    colour = ImageSet(np.repeat(sat.images, 3, axis=1), sat.labels)
     noise = noise_images(colour, 1).images
     assert np.array_equal(noise[:, 0], noise[:, 1])
     assert np.array_equal(noise[:, 0], noise[:, 2])
@@ -213,8 +213,6 @@ def test_images_of_any_sat_and_of_its_groups_are_in_no_arms_data(tmp_path: Path)
     shown = [at for at, case in enumerate(whole.cases) if case.group == whole.cases[-1].group][:1]
     stolen = image_set(24, 1)
     stolen.images[0] = whole.images[shown[0]]
-    from hsl_data.sat import write_sat
-
     write_sat(tmp_path / "sat.public.safetensors", stolen)
     left = made.pool()
     gone = {case.name for case in whole.cases} - {case.name for case in left.cases}

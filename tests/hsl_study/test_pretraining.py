@@ -48,10 +48,10 @@ def test_the_run_starts_from_that_file(tmp_path: Path) -> None:
 def test_the_encoder_has_learnt_the_anchor_task(tmp_path: Path) -> None:
     """Else "started from SAT training" would be another random start."""
     config = run_config("swarm", training={"local_epochs": 4, "images_per_epoch": 64}, convergence={"enabled": False})
-    before = pretraining(config, 3)
+    before = pretraining(config, 2)
     rounds = run_federation(before, {"public": monitored(SAT, 7)}, tmp_path, OPTIONS)
     losses = [done.nodes["public"].metrics for done in rounds[1:]]
-    assert [metrics.num_steps for metrics in losses if metrics is not None] == [64, 64, 64]
+    assert [metrics.num_steps for metrics in losses if metrics is not None] == [64, 64]
     assert losses[-1] is not None
     assert losses[-1].training_loss is not None
     assert losses[-1].training_loss < 0.5
