@@ -1,7 +1,8 @@
 """Encoders: an image (B, C, H, W) to 512 non-negative features (B, 512).
 
 `resnet18` is torchvision's, with free input channels and without its classifier; `resnet_small` has the same form with
-few channels, for tests and demonstrations on CPUs. Both are built from torchvision's blocks.
+few channels, for tests and demonstrations on CPUs. Its block is written here: importing torchvision takes as long as
+importing torch, at every start of a training child.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +11,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from hsl_model.protocol.config import NetworkConfig
 
@@ -75,11 +75,31 @@ def _norm(kind: Literal["batch", "group"], *, two_domains: bool) -> Norm:
 
 
 def _resnet18(channels: int, norm: Norm) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock, ResNet
+
     backbone: nn.Module = ResNet(BasicBlock, [2, 2, 2, 2], norm_layer=norm)
     backbone.fc = nn.Identity()
     if channels != 3:
         backbone.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
     return backbone
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut: He et al., "Deep residual learning", CVPR 2016; torchvision's `BasicBlock`."""
+
+    def __init__(self, before: int, after: int, norm: Norm, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = norm(after)
+        self.conv2 = nn.Conv2d(after, after, kernel_size=3, padding=1, bias=False)
+        self.bn2 = norm(after)
+        shortcut = nn.Conv2d(before, after, kernel_size=1, stride=stride, bias=False)
+        self.downsample = None if stride == 1 else nn.Sequential(shortcut, norm(after))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        inner = torch.relu(self.bn1(self.conv1(maps)))
+        beside = maps if self.downsample is None else self.downsample(maps)
+        return torch.relu(self.bn2(self.conv2(inner)) + beside)
 
 
 class SmallResNet(nn.Module):
@@ -90,16 +110,12 @@ class SmallResNet(nn.Module):
         first, second, third = _SMALL_CHANNELS
         self.conv1 = nn.Conv2d(channels, first, kernel_size=3, stride=2, padding=1, bias=False)
         self.bn1 = norm(first)
-        self.layer1 = BasicBlock(first, first, norm_layer=norm)
-        self.layer2 = BasicBlock(first, second, 2, _shortcut(first, second, norm), norm_layer=norm)
-        self.layer3 = BasicBlock(second, third, 2, _shortcut(second, third, norm), norm_layer=norm)
+        self.layer1 = Block(first, first, norm)
+        self.layer2 = Block(first, second, norm, stride=2)
+        self.layer3 = Block(second, third, norm, stride=2)
         self.widen = nn.Linear(third, NUM_FEATURES)
 
     def forward(self, images: Tensor) -> Tensor:
         stem = torch.relu(self.bn1(self.conv1(images)))
         maps: Tensor = self.layer3(self.layer2(self.layer1(stem)))
         return torch.relu(self.widen(maps.mean(dim=(2, 3))))
-
-
-def _shortcut(before: int, after: int, norm: Norm) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(before, after, kernel_size=1, stride=2, bias=False), norm(after))
