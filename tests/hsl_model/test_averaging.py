@@ -55,6 +55,13 @@ def test_the_order_of_arrival_changes_no_bit(tmp_path: Path, models: list[int], 
     assert len(found) == 1
 
 
+def test_where_the_order_of_the_sum_matters_it_is_that_of_the_nodes(tmp_path: Path) -> None:
+    """(2^60 + 1) - 2^60 is 0 in float64, where 2^60 swallows the 1, and (2^60 - 2^60) + 1 is 1."""
+    models = [{"x": np.array([value], np.float32)} for value in (2.0**60, 1.0, -(2.0**60))]  # alpha, beta, gamma
+    inputs = write_inputs(tmp_path, models, [1.0, 1.0, 1.0])
+    assert {float(fused(tmp_path, order)["x"][0]) for order in itertools.permutations(inputs)} == {0.0}
+
+
 @on_files
 @given(values=finite32, copies=st.integers(1, 4))
 def test_copies_of_one_model_fuse_to_that_model_bit_for_bit(tmp_path: Path, values: Array, copies: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from hsl_cli.config_file import parse_file
+from hsl_model.metrics import roc_auc
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.errors import ConfigError
 from hsl_study import configs
@@ -74,6 +75,12 @@ def test_scores_say_of_each_image_who_tests_on_it_and_what_every_node_thinks(fin
         assert len({row.tobytes() for row in found["logits"]}) == 3
     with np.load(finished.scores(("given", "swarm", 0))) as found:
         assert len({row.tobytes() for row in found["logits"]}) == 1, "a common model"
+    for arm in ("local", "swarm"):
+        with np.load(finished.scores(("given", arm, 0))) as found:
+            for node, held, logits in zip(found["nodes"], found["held"], found["logits"], strict=True):
+                row = finished.rows()["given", arm, 0].nodes[str(node)]
+                assert row.auc == roc_auc(logits[held], found["label"][held])
+                assert row.all_domain_auc == roc_auc(logits, found["label"])
     row = finished.rows()["given", "swarm", 0]
     assert {node: (one.num_positive, one.num_negative) for node, one in row.nodes.items()} == {
         "clinic-a": (6, 12),
@@ -194,6 +201,15 @@ def test_arms_differ_in_nothing_but_what_they_say() -> None:
     same = {json.dumps(run.training.model_dump(), sort_keys=True) for run in runs.values()}
     assert len(same) == 1
     assert {name for name, run in runs.items() if run.sat_digest} == {"hsl", "no-sat"}
+
+
+def test_a_training_seed_of_its_own_is_another_training_from_another_start() -> None:
+    """The partition is drawn from the cell's seed, which no run configuration holds (`StudyFolder.partition`)."""
+    arms = [{"name": "a"}, {"name": "b", "training_seed_offset": 1000}]
+    config = tiny(arms=arms, contrasts=[])
+    runs = [config.run_config(arm, ("a", "b"), 7, "0" * 64) for arm in config.arms]
+    assert [(run.seed, run.initial.seed) for run in runs] == [(7, 7), (1007, 1007)]
+    assert runs[0].model_copy(update={"seed": 1007, "initial": runs[1].initial, "name": runs[1].name}) == runs[1]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in configs.described()])
