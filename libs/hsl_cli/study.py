@@ -9,6 +9,7 @@ from hsl_cli.errors import BadInputError
 
 if TYPE_CHECKING:
     from hsl_study.config import StudyConfig
+    from hsl_study.folder import StudyFolder
 
 app = typer.Typer(no_args_is_help=True, help="Compare learning methods under controlled heterogeneity.")
 Workdir = Annotated[Path, typer.Option(help="The study's folder; the same command continues in it.")]
@@ -50,18 +51,37 @@ def report(workdir: Workdir = Path("study-run")) -> None:
     from hsl_cli.output import say, show, table
     from hsl_model.durable import write_bytes
     from hsl_study import tables
-    from hsl_study.folder import StudyFolder
     from hsl_study.report import html_report
 
-    if not (workdir / "study.json").is_file():
-        raise BadInputError(reason=f"{workdir} holds no study; `hsl study run` begins one.")
-    folder = StudyFolder(workdir)
+    folder = _folder(workdir)
     for scenario in tables.scenario_names(folder):
         for make in (tables.auc_table, tables.contrast_table):
             made = make(folder, scenario)
             show(table(made.title, made.columns, made.rows))
     write_bytes(workdir / "report.html", html_report(folder).encode())
     say(f"{workdir / 'report.html'}")
+
+
+@app.command("aa")
+def aa(workdir: Workdir = Path("study-run")) -> None:
+    """How often the statistics see a difference between trainings of one method: of a finished `hsl study run aa`."""
+    from hsl_cli.output import show, table
+    from hsl_study.aa import HIGHEST, LOWEST, rates
+
+    columns = ("analysis", "cases", "rejected at 0.05", f"{LOWEST:.0%} to {HIGHEST:.0%}")
+    rows = [
+        (found.analysis, str(found.num_cases), found.said, "yes" if found.passes else "no")
+        for found in rates(_folder(workdir))
+    ]
+    show(table("One method against itself", columns, rows))
+
+
+def _folder(workdir: Path) -> "StudyFolder":
+    from hsl_study.folder import StudyFolder
+
+    if not (workdir / "study.json").is_file():
+        raise BadInputError(reason=f"{workdir} holds no study; `hsl study run` begins one.")
+    return StudyFolder(workdir)
 
 
 def _load(config: str) -> "StudyConfig":
