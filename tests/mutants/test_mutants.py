@@ -69,7 +69,8 @@ def test_a_patch_without_its_header_is_refused(tmp_path: Path) -> None:
 def test_a_change_that_no_test_can_see_comes_out_as_missed_and_the_copy_is_what_is_tested(tmp_path: Path) -> None:
     root = copy_tree(tmp_path)
     name = "tests/hsl_model/test_metrics.py::test_auc_by_hand"
-    (root / "libs/hsl_model/metrics.py").open("a").write("\nUNUSED = 1\n")
+    changed = root / "libs/hsl_model/metrics.py"
+    changed.write_text(changed.read_text() + "\nUNUSED = 1\n")
     assert NamedTests((name,), tmp_path, environment(root), root).missed_by == [name]
     code = "import hsl_model, hsl_data, hsl_study.cells as c; print(*(m.__file__ for m in (hsl_model, hsl_data, c)))"
     said = subprocess.run(
