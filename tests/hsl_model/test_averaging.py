@@ -115,6 +115,12 @@ def test_integers_take_the_maximum(tmp_path: Path, data: st.DataObject, dtype: t
     assert found.tolist() == [max(int(values[position]) for values in models) for position in range(4)]
 
 
+def test_a_counter_of_batches_is_the_largest_and_stays_whole(tmp_path: Path) -> None:
+    models = [{"n": np.array(count, np.int64)} for count in (5, 8, 2)]
+    found = fused(tmp_path, write_inputs(tmp_path, models))["n"]
+    assert (found.dtype, int(found)) == (np.int64, 8)
+
+
 def test_tensors_of_many_pieces_scalars_and_empty_ones(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     models = [
