@@ -34,8 +34,8 @@ toxiproxy: ## build the fault tests' proxy likewise
 test: $(STAMP) ## every test that runs in minutes
 	$(BIN)/python -m pytest -m "not long and not faults" -n 2 --dist loadfile $(ARGS)
 
-faults: $(STAMP) toxiproxy ## wire faults, planted bugs and the soak, with their counts (ARGS=--record keeps them)
-	$(BIN)/python -m pytest tests/faults tests/planted -m "not long" $(ARGS)
+faults: $(STAMP) toxiproxy ## wire faults, planted bugs, soak, crashes, a restored ledger, fusers, with counts (ARGS=--record keeps them)
+	$(BIN)/python -m pytest tests/faults tests/planted tests/crash tests/e2e/test_restore.py tests/e2e/test_fusers.py -m "not long" $(ARGS)
 
 test-long: $(STAMP) ## the long forms as well
 	$(BIN)/python -m pytest -m long $(ARGS)

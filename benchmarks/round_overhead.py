@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 
 from benchmarks.record import ROOT, Record, rounded_median
+from benchmarks.servers import sftpgo_environment, why_no_sftpgo
 from hsl_model.checkpoint import write_tensors
 from hsl_model.protocol.messages import HubAddress
 from hsl_model.protocol.states import NodePhase
@@ -33,18 +34,28 @@ MEASURED = tuple(phase for phase in NodePhase if phase not in (NodePhase.IDLE, N
 
 
 def measure() -> Iterator[Record]:
-    for num_nodes in NODES:
-        with tempfile.TemporaryDirectory() as folder:
-            yield _case(Path(folder), num_nodes)
+    for hub, absent in (("embedded", None), ("sftpgo", why_no_sftpgo())):
+        if absent is not None:
+            yield {"case": "skipped", "server": hub, "reason": absent}
+            continue
+        for num_nodes in NODES:
+            with tempfile.TemporaryDirectory() as folder:
+                yield _case(Path(folder), hub, num_nodes)
 
 
-def _case(folder: Path, num_nodes: int) -> Record:
+def _case(folder: Path, hub: str, num_nodes: int) -> Record:
     specs = folder / "specs.json"
     specs.write_text(json.dumps(_published_specs()))
     command = json.dumps([sys.executable, "-m", "benchmarks.bare_trainer"])
     environment = {"HSL_NODE_TRAINER_COMMAND": command, "HSL_BENCH_SPECS": str(specs)}
     names = [f"site-{number}" for number in range(1, num_nodes + 1)]
-    alliance = Alliance(folder / "alliance", num_sites=num_nodes, agent_environment=dict.fromkeys(names, environment))
+    alliance = Alliance(
+        folder / "alliance",
+        num_sites=num_nodes,
+        agent_environment=dict.fromkeys(names, environment),
+        hub_module=f"{hub}_hub",
+        hub_environment={} if hub == "embedded" else sftpgo_environment(),
+    )
     with alliance:
         alliance.start()
         run_id = alliance.create_run(num_rounds=NUM_ROUNDS)
@@ -54,7 +65,7 @@ def _case(folder: Path, num_nodes: int) -> Record:
         rounds = [one for one in alliance.wait_for_end(run_id) if one.round_number > 0]
         cpu_s = _cpu_s(alliance) - before_s
         bare_s = [_bare(folder, alliance, turn) for turn in range(NUM_ROUNDS)]
-    return _figures(rounds, bare_s, cpu_s)
+    return {"case": f"{num_nodes} nodes, {hub} hub", "hub": hub, **_figures(rounds, bare_s, cpu_s)}
 
 
 def _published_specs() -> list[dict[str, object]]:
@@ -94,7 +105,6 @@ def _figures(rounds: list[RoundView], bare_s: list[float], cpu_s: float) -> Reco
             phases[phase].append(median(each.get(phase, 0.0) for each in seconds))
     ratio = round(median(walls) / median(bare_s), 3)
     return {
-        "case": f"{num_nodes} nodes, embedded hub",
         "update_bytes": update_bytes,
         "repeats": len(rounds),
         "round_s": rounded_median(walls),

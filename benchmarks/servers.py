@@ -1,4 +1,4 @@
-"""SFTP servers to measure against: the embedded hub, and OpenSSH's with the hub's layout in a folder of its own."""
+"""SFTP servers to measure against: the hubs, and OpenSSH's with the hubs' layout in a folder of its own."""
 
 import json
 import os
@@ -11,16 +11,20 @@ import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
+from coordinator.hub.admin import HubAdmin
 from coordinator.hub.embedded import EmbeddedHubAdmin
+from coordinator.hub.sftpgo import SftpgoHubAdmin
 from hsl_cli.demo.ports import free_ports
 from hsl_model.protocol.messages import HubAddress
 from node_agent.keys import NodeKeys
+from sftpgo_hub.errors import ProgramMissingError
+from sftpgo_hub.program import find_program
 
 NODE = "bench"
 
@@ -54,13 +58,10 @@ class Server(ABC):
         return total
 
 
-class Embedded(Server):
-    name = "embedded"
-    takes_openssh_client = (
-        False  # the hub leaves the end of a session to the client, and `sftp` leaves it to the server
-    )
+class Hub(Server):
+    """One of the product's hubs, as its own process with its own admin."""
 
-    def __init__(self, process: psutil.Process, admin: EmbeddedHubAdmin) -> None:
+    def __init__(self, process: psutil.Process, admin: HubAdmin) -> None:
         self._process, self._admin = process, admin
 
     @property
@@ -72,6 +73,17 @@ class Embedded(Server):
 
     def clear(self) -> None:
         self._admin.release(NODE, tuple(file.name for file in self._admin.list(NODE)))
+
+
+class Embedded(Hub):
+    name = "embedded"
+    takes_openssh_client = (
+        False  # the hub leaves the end of a session to the client, and `sftp` leaves it to the server
+    )
+
+
+class Sftpgo(Hub):
+    name = "sftpgo"
 
 
 class OpenSsh(Server):
@@ -94,23 +106,62 @@ class OpenSsh(Server):
 
 @contextmanager
 def embedded(folder: Path, keys: NodeKeys) -> Iterator[Server]:
+    with _running_hub("embedded_hub", folder, {"HSL_HUB_PORT": "0", "HSL_HUB_ADMIN_PORT": "0"}) as (
+        process,
+        url,
+        token,
+    ):
+        admin = EmbeddedHubAdmin(url, token)
+        yield from _with_node(Embedded(process, admin), admin, keys)
+
+
+@contextmanager
+def sftpgo(folder: Path, keys: NodeKeys) -> Iterator[Server]:
+    port, admin_port = free_ports(2)
+    ports = {"HSL_HUB_PORT": str(port), "HSL_HUB_ADMIN_PORT": str(admin_port), **sftpgo_environment()}
+    with _running_hub("sftpgo_hub", folder, ports) as (process, url, token):
+        admin = SftpgoHubAdmin(url, token)
+        yield from _with_node(Sftpgo(process, admin), admin, keys)
+
+
+def sftpgo_environment() -> dict[str, str]:
+    """What SFTPGo's supervisor needs beyond the embedded hub's settings."""
+    rest, metrics = free_ports(2)
+    return {"HSL_HUB_REST_PORT": str(rest), "HSL_HUB_METRICS_PORT": str(metrics)}
+
+
+def why_no_sftpgo() -> str | None:
+    try:
+        find_program()
+    except ProgramMissingError as error:
+        return error.sentence()
+    return None
+
+
+@contextmanager
+def _running_hub(module: str, folder: Path, ports: Mapping[str, str]) -> Iterator[tuple[psutil.Process, str, str]]:
+    """The process, the URL of its admin API and the token for it."""
     root, token = folder / "hub", secrets.token_hex(24)
-    settings = {"ROOT": str(root), "PORT": "0", "ADMIN_PORT": "0", "ADMIN_TOKEN": token, "LOG_LEVEL": "warning"}
-    environment = {**os.environ, **{f"HSL_HUB_{key}": value for key, value in settings.items()}}
-    process = subprocess.Popen([sys.executable, "-m", "embedded_hub"], env=environment)
+    settings = {"HSL_HUB_ROOT": str(root), "HSL_HUB_ADMIN_TOKEN": token, "HSL_HUB_LOG_LEVEL": "warning"}
+    environment = {**os.environ, **settings, **ports}
+    with (folder / "hub.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=log, stderr=log)
     try:
         ready = root / "hub.json"
         _wait(lambda: ready.exists() or process.poll() is not None)
-        admin = EmbeddedHubAdmin(json.loads(ready.read_text())["admin_url"], token)
-        try:
-            admin.ensure_node(NODE)
-            admin.set_key(NODE, keys.ssh_public_key)
-            yield Embedded(psutil.Process(process.pid), admin)
-        finally:
-            admin.close()
+        yield psutil.Process(process.pid), json.loads(ready.read_text())["admin_url"], token
     finally:
         process.terminate()
         process.wait()
+
+
+def _with_node(hub: Hub, admin: EmbeddedHubAdmin | SftpgoHubAdmin, keys: NodeKeys) -> Iterator[Server]:
+    try:
+        admin.ensure_node(NODE)
+        admin.set_key(NODE, keys.ssh_public_key)
+        yield hub
+    finally:
+        admin.close()
 
 
 def why_no_openssh() -> str | None:

@@ -1,6 +1,6 @@
 """How fast a model file goes to a hub and back: our exchange, OpenSSH's `sftp` as the yardstick, and stock Paramiko.
 
-Servers: the embedded hub and OpenSSH's; round trips: loopback, and 50 ms by a delay line that limits nothing else. One
+Servers: the embedded hub, SFTPGo and OpenSSH's; round trips: loopback, and 50 ms by a line without other limits. One
 client process, one connection, one channel, AES-GCM, the published network's 94.9 MB. The clients take turns, so that a
 slow spell of the machine hits all; medians of `num_runs`.
 
@@ -27,7 +27,7 @@ from typing import Any
 import paramiko
 
 from benchmarks.delay import delayed
-from benchmarks.servers import NODE, Server, embedded, openssh, why_no_openssh
+from benchmarks.servers import NODE, Server, embedded, openssh, sftpgo, why_no_openssh, why_no_sftpgo
 from hsl_model.protocol.messages import HubAddress
 from hsl_model.protocol.paths import part_path, tensor_path
 from node_agent.exchange import open_exchange
@@ -168,12 +168,11 @@ class _Bench:
 
 def measure(num_runs: int = 5, folder: Path | None = None) -> Iterator[dict[str, Any]]:
     """One record per server, round trip, client and direction. `folder`: where all files lie."""
-    servers = {"embedded": embedded}
-    if (reason := why_no_openssh()) is None:
-        servers["openssh"] = openssh
-    else:
-        yield {"case": "skipped", "server": "openssh", "reason": reason}
-    for start in servers.values():
+    absent = {"embedded": None, "sftpgo": why_no_sftpgo(), "openssh": why_no_openssh()}
+    for name, start in {"embedded": embedded, "sftpgo": sftpgo, "openssh": openssh}.items():
+        if absent[name] is not None:
+            yield {"case": "skipped", "server": name, "reason": absent[name]}
+            continue
         with tempfile.TemporaryDirectory(dir=folder) as workdir:
             yield from _measure_server(Path(workdir), start, num_runs)
 

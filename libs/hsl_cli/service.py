@@ -12,7 +12,7 @@ from hsl_cli.errors import BadInputError, CommandError, RefusedError, Unreachabl
 from hsl_model.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from hsl_model.protocol.messages import Problem
 from hsl_model.protocol.views import Page
-from node_agent.tls import checked_tls, distrust
+from node_agent.tls import checked_tls, distrust, is_loopback
 
 Model = TypeVar("Model", bound=BaseModel)
 PAGE_SIZE = 100
@@ -35,7 +35,14 @@ class Service:
         headers = {"Authorization": f"Bearer {token}", PROTOCOL_HEADER: str(PROTOCOL_VERSION)}
         # 60 s: accepting a run makes a site read and check its images first.
         address, tls = checked_address(url), transport is not None or checked_tls(url, ca_file)
-        self._http = httpx.Client(base_url=address, headers=headers, timeout=60.0, verify=tls, transport=transport)
+        self._http = httpx.Client(
+            base_url=address,
+            headers=headers,
+            timeout=60.0,
+            verify=tls,
+            transport=transport,
+            trust_env=not is_loopback(address.host),  # no proxy between us and this machine
+        )
 
     def __enter__(self) -> Self:
         return self

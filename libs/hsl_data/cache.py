@@ -31,7 +31,7 @@ from hsl_model.data import ImageSet
 from hsl_model.durable import publish, write_bytes
 from hsl_model.protocol.config import Message, Sha256, TaskConfig
 
-FORMAT = 2  # raise it whenever the same source would give other pixels, splits or files
+FORMAT = 3  # raise it whenever the same source would give other pixels, splits or files
 _MANIFEST = "prepared.json"
 
 
@@ -128,8 +128,9 @@ def _write_images(path: Path, cases: Sequence[DecodedCase], scratch: Scratch) ->
 def _listing(arrangement: Arrangement) -> bytes:
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(["split", "name", "label", "domain", "group"])
+    table.writerow(["split", "name", "label", "domain", "group", "part"])
     for split, cases in arrangement.splits.items():
         for case in cases:
-            table.writerow([split, case.name, case.label, case.domain or "", arrangement.groups[case.row]])
+            group, part = arrangement.groups[case.row], case.source_split or ""
+            table.writerow([split, case.name, case.label, case.domain or "", group, part])
     return text.getvalue().encode()

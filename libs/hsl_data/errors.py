@@ -101,4 +101,4 @@ class SatTooSmallError(HslError):
     code = "sat_too_small"
     http_status = 422
     title = "Too few images for the SAT"
-    template = "{per_class} images of each class were asked for, but {class_name} has {found} that can be used."
+    template = "{wanted} images of {class_name} were asked for, but only {found} can be used."

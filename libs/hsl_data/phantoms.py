@@ -26,6 +26,7 @@ Field = npt.NDArray[np.float64]
 
 CLASSES = ("intact", "fractured")  # positive class last
 SAT_CLASSES = ("benign", "malignant")
+MAX_SITES = 16
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,19 @@ def write_phantom_sat(path: Path, per_class: int, size: int, seed: int, channels
     """A SAT bundle of lesions, benign and malignant in turn."""
     labels = np.arange(2 * per_class, dtype=np.uint8) % 2
     images = np.stack([lesion(bool(label), size, _generator(seed, 1, i)) for i, label in enumerate(labels)])
+    return write_sat(path, ImageSet(np.repeat(images[:, None], channels, axis=1), labels))
+
+
+def write_phantom_public(path: Path, per_class: int, size: int, seed: int, channels: int = 1) -> SatFacts:
+    """A SAT bundle of the sites' own task, intact and fractured in turn: the bones of a site that none of them is."""
+    site = PhantomSite(MAX_SITES, REGIONS, 0.5, gain=1.0, gamma=1.0, noise=0.04, blur=0)
+    chosen: dict[bool, list[Pixels]] = {False: [], True: []}
+    for pixels, fractured, _, _ in site_images(site, 4 * per_class + 4, size, seed):
+        chosen[fractured].append(pixels)
+    images = np.stack(
+        [image for pair in zip(chosen[False], chosen[True], strict=False) for image in pair][: 2 * per_class]
+    )
+    labels = np.arange(2 * per_class, dtype=np.uint8) % 2
     return write_sat(path, ImageSet(np.repeat(images[:, None], channels, axis=1), labels))
 
 

@@ -15,7 +15,7 @@ from hsl_data.duplicates import DecodedCase, drop_copies
 from hsl_data.errors import SatDigestError, SatInvalidError, SatMissingError, SatTooSmallError
 from hsl_data.mapping import select_cases
 from hsl_data.readers import open_reader
-from hsl_data.split import keyed_number
+from hsl_data.split import Counts, keyed_number
 from hsl_model.checkpoint import read_tensors, tensors_digest, write_tensors
 from hsl_model.data import ImageSet
 from hsl_model.protocol.config import Message, Sha256, TaskConfig
@@ -41,8 +41,10 @@ class SatFacts(Message):
         return lines + ([f"{self.num_resized} images were resized for it"] if self.num_resized else [])
 
 
-def build_sat(binding: SiteBinding, task: TaskConfig, per_class: int, output: Path, seed: int = 0) -> SatFacts:
+def build_sat(binding: SiteBinding, task: TaskConfig, per_class: int | Counts, output: Path, seed: int = 0) -> SatFacts:
     """Draw `per_class` images of each class from any source; `task` gives the anchor task's classes and image size.
+
+    `per_class` may be two counts, of negative and positive images: the paper's arms with a SAT for each node have such.
 
     Copies and images with conflicting labels are left out. The draw is keyed by `seed` and names. Raises
     `SatTooSmallError` where a class has too few, and the errors of reading a source.
@@ -53,19 +55,19 @@ def build_sat(binding: SiteBinding, task: TaskConfig, per_class: int, output: Pa
         decoded.check_budget(binding.max_unreadable_share)
         dropped = drop_copies(decoded.cases, frozenset())
         good = [case for index, case in enumerate(decoded.cases) if index not in dropped]
-        chosen = _draw(good, task, per_class, seed)
+        counts = (per_class, per_class) if isinstance(per_class, int) else per_class
+        chosen = _draw(good, task, counts, seed)
         images = np.stack([scratch.pixels(case.row) for case in chosen])
     labels = np.array([case.label for case in chosen], dtype=np.uint8)
     return write_sat(output, ImageSet(images, labels), num_resized=decoded.num_resized)
 
 
 def write_sat(path: Path, images: ImageSet, num_resized: int = 0) -> SatFacts:
-    tensors = {"images": images.images, "labels": images.labels}
-    write_tensors(path, tensors)
+    write_tensors(path, {"images": images.images, "labels": images.labels})
     _, channels, height, width = images.images.shape
     return SatFacts(
         path=path,
-        digest=tensors_digest(tensors.items()),
+        digest=sat_digest(images),
         num_positive=int(images.labels.sum()),
         num_negative=int((images.labels == 0).sum()),
         channels=channels,
@@ -73,6 +75,10 @@ def write_sat(path: Path, images: ImageSet, num_resized: int = 0) -> SatFacts:
         width=width,
         num_resized=num_resized,
     )
+
+
+def sat_digest(sat: ImageSet) -> str:
+    return tensors_digest({"images": sat.images, "labels": sat.labels}.items())
 
 
 def load_sat(path: Path, digest: str) -> ImageSet:
@@ -102,15 +108,15 @@ def load_task_sat(path: Path | None, digest: str | None, task: TaskConfig) -> Im
     return sat
 
 
-def _draw(cases: list[DecodedCase], task: TaskConfig, per_class: int, seed: int) -> list[DecodedCase]:
-    """`per_class` of each class; in keyed order, so that the classes are mixed throughout the bundle."""
+def _draw(cases: list[DecodedCase], task: TaskConfig, counts: Counts, seed: int) -> list[DecodedCase]:
+    """So many negative and positive ones; in keyed order, so that the classes are mixed throughout the bundle."""
     ordered = sorted(cases, key=lambda case: keyed_number(seed, "sat", f"{case.name}\0{case.pixel_digest}"))
     chosen: list[DecodedCase] = []
     for label, name in ((1, task.positive_class), (0, task.negative_class)):
         of_class = [case for case in ordered if case.label == label]
-        if len(of_class) < per_class:
-            raise SatTooSmallError(per_class=per_class, class_name=name, found=len(of_class))
-        chosen += of_class[:per_class]
+        if len(of_class) < counts[label]:
+            raise SatTooSmallError(wanted=counts[label], class_name=name, found=len(of_class))
+        chosen += of_class[: counts[label]]
     rank = {case.row: position for position, case in enumerate(ordered)}
     return sorted(chosen, key=lambda case: rank[case.row])
 

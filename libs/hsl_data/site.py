@@ -30,7 +30,8 @@ __all__ = ["PreparedSite", "SiteBinding", "prepare_site"]
 
 @dataclass(frozen=True)
 class PreparedSite:
-    """`listing`: a CSV with split, name, label, domain and group of every image, in the order of the splits' arrays."""
+    """`listing`: a CSV of every image, in the order of the splits' arrays: split, name, label, domain, group, and the
+    part its publisher put it in."""
 
     data: SiteData
     report: TruthReport

@@ -1,4 +1,8 @@
-"""The batches of a round: keyed by (seed, node, round, epoch or step, purpose), so any one can be made at any time."""
+"""The batches of a round: keyed by (seed, node, round, epoch or step, purpose), so any one can be made at any time.
+
+Beside B primary images stand, as the run says, B of the SAT as the network's second input (mmoe), B of a SAT of the
+same task in the same batch, B more of the site's own, or none. The primary ones are the same in all four.
+"""
 
 from dataclasses import dataclass
 
@@ -9,11 +13,12 @@ from torch import Tensor
 from hsl_model.augment import augment, normalise, to_unit
 from hsl_model.data import ImageSet, SiteData
 from hsl_model.network import choose_anchors
+from hsl_model.photometric import photometric
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.round_work import RoundSpec
-from hsl_model.sampler import Indices, balance, epoch_order, num_images, num_steps
-from hsl_model.seeding import generator
+from hsl_model.sampler import Indices, balance, balance_cells, epoch_order, num_images, num_steps, site_classes
+from hsl_model.seeding import Key, generator
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Batch:
     """What a step trains on. Images (B, C, H, W) float32 normalised; labels (B,) float32 of 0 and 1.
 
     `sat_images` is the network's second input, None where it has none; `sat_labels` is None where it has no loss.
+    Added images stand behind the primary ones, which are the same with and without them.
     """
 
     images: Tensor
@@ -39,50 +45,90 @@ class Batch:
 
 
 class PairLoader:
-    """Pairs of a primary and a SAT batch (methods.md 2.2). Holds nothing that a resume would need."""
+    """Pairs of a primary and a second batch (methods.md 2.2). Holds nothing that a resume would need."""
 
     def __init__(self, spec: RoundSpec, data: SiteData, device: str) -> None:
         config = spec.config
         check_data(config, data)
         self._spec, self._data, self._device = spec, data, device
-        self._has_sat = config.architecture == "mmoe"
+        self._has_pairs = config.architecture == "mmoe"
+        self._second, self._second_is = _second(config, data)
         self._num_images = num_images(
             config.training.images_per_epoch, len(data.training), len(data.sat) if data.sat is not None else 0
         )
-        self.steps_per_epoch = num_steps(self._num_images, config.training.batch_size)
-        self._epoch = -1
+        self._whole_epoch = num_steps(self._num_images, config.training.batch_size)
+        self.steps_per_epoch = config.training.fuse_every_steps or self._whole_epoch
+        self._begun: tuple[Key, ...] = ()
         self._primary_order: Indices = np.empty(0, dtype=np.int64)
-        self._sat_order: Indices = np.empty(0, dtype=np.int64)
+        self._second_order: Indices = np.empty(0, dtype=np.int64)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` of `epoch`, both counted from 0 within the round and within the epoch."""
-        self._begin_epoch(epoch)
+        round_number, epoch, step = self._place(epoch, step)
+        of_round = (*self._spec.key[:2], round_number)
+        self._begin_epoch((*of_round, epoch))
         size = self._spec.config.training.batch_size
         where = slice(step * size, min((step + 1) * size, self._num_images))
-        step_in_round = epoch * self.steps_per_epoch + step
-        images, labels = self._fetch(self._data.training, self._primary_order[where], step_in_round, "primary")
-        if not self._has_sat or self._data.sat is None:
+        key = (*of_round, epoch * self._whole_epoch + step)
+        images, labels = self._fetch(self._data.training, self._primary_order[where], key, "primary")
+        if self._second is None:
             return Batch(images, labels)
-        return Batch(images, labels, *self._fetch(self._data.sat, self._sat_order[where], step_in_round, "sat"))
+        second = self._fetch(self._second, self._second_order[where], key, self._second_is)
+        if self._has_pairs:
+            return Batch(images, labels, *second)
+        return Batch(torch.cat((images, second[0])), torch.cat((labels, second[1])))
 
-    def _begin_epoch(self, epoch: int) -> None:
-        if epoch == self._epoch:
+    def epoch_of_run(self, epoch: int, step: int) -> int:
+        """Counted from 0 over all rounds."""
+        round_number, epoch, _ = self._place(epoch, step)
+        return (round_number - 1) * self._spec.config.training.local_epochs + epoch
+
+    def _place(self, epoch: int, step: int) -> tuple[int, int, int]:
+        """(round, epoch, step) that key the streams. With `fuse_every_steps` those of a run that fuses once an epoch:
+        the draws do not depend on how often it does."""
+        every = self._spec.config.training.fuse_every_steps
+        if every is None:
+            return self._spec.round_number, epoch, step
+        epochs, rest = divmod((self._spec.round_number - 1) * every + step, self._whole_epoch)
+        return epochs + 1, 0, rest
+
+    def _begin_epoch(self, key: tuple[Key, ...]) -> None:
+        if key == self._begun:
             return
-        self._epoch = epoch
-        key = (*self._spec.key, epoch)
-        labels = np.asarray(self._data.training.labels)
-        self._primary_order = epoch_order(len(labels), self._num_images, generator(*key, "primary order"))
-        if self._spec.config.training.balanced_sampler:
-            self._primary_order = balance(self._primary_order, labels, generator(*key, "balance"))
-        if self._has_sat and self._data.sat is not None:
-            self._sat_order = epoch_order(len(self._data.sat), self._num_images, generator(*key, "sat order"))
+        self._begun = key
+        self._primary_order = self._own_order("primary order", "balance")
+        if self._second is not None and self._second_is == "sat":
+            self._second_order = epoch_order(len(self._second), self._num_images, generator(*key, "sat order"))
+        elif self._second is not None:
+            self._second_order = self._own_order("added order", "added balance")
 
-    def _fetch(self, cases: ImageSet, indices: Indices, step: int, task: str) -> tuple[Tensor, Tensor]:
+    def _own_order(self, order: str, balancing: str) -> Indices:
+        """Of the site's own images, by streams of these two purposes."""
+        labels, sites = np.asarray(self._data.training.labels), self._data.training.sites
+        found = epoch_order(len(labels), self._num_images, generator(*self._begun, order))
+        if not self._spec.config.training.balanced_sampler:
+            return found
+        random = generator(*self._begun, balancing)
+        if sites is None:
+            return balance(found, labels, random)
+        return balance_cells(found, site_classes(sites, labels), random)
+
+    def _fetch(self, cases: ImageSet, indices: Indices, key: tuple[Key, ...], task: str) -> tuple[Tensor, Tensor]:
         images = to_unit(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
-        if self._spec.config.training.augment:
-            images = augment(images, *self._spec.key, step, f"augment {task}")
+        settings = self._spec.config.training
+        if settings.augment:
+            images = augment(images, *key, f"augment {task}")
+        if settings.photometric:
+            images = photometric(images, settings.photometric, *key, f"photometric {task}")
         labels = torch.from_numpy(cases.labels[indices].astype(np.float32)).to(self._device)
         return normalise(images), labels
+
+
+def _second(config: RunConfig, data: SiteData) -> tuple[ImageSet | None, str]:
+    """What stands beside the primary images, and the name its streams have."""
+    if config.shows_sat:
+        return data.sat, "sat"
+    return (data.training if config.training.added_images == "own" else None), "added"
 
 
 def check_data(config: RunConfig, data: SiteData) -> None:
@@ -93,7 +139,7 @@ def check_data(config: RunConfig, data: SiteData) -> None:
     for name, cases in sets.items():
         if cases is not None and cases.images.shape[1:] != expected:
             raise ConfigError(reason=f"the {name} images are {cases.images.shape[1:]}; the task says {expected}")
-    if config.architecture == "mmoe":
-        if data.sat is None or not len(data.sat):
-            raise ConfigError(reason="the mmoe network needs the shared anchor task; bind this site's SAT bundle")
+    if config.shows_sat and (data.sat is None or not len(data.sat)):
+        raise ConfigError(reason="this run needs the shared anchor task; bind this site's SAT bundle")
+    if config.architecture == "mmoe" and data.sat is not None:
         choose_anchors(data.sat.labels, config.training.num_anchors, config.seed)  # refuses a SAT that is too small

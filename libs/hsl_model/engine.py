@@ -19,22 +19,21 @@ from pathlib import Path
 
 import torch
 
-from hsl_model.batches import PairLoader
 from hsl_model.data import SiteData
 from hsl_model.methods import load
 from hsl_model.methods.base import LocalRun
-from hsl_model.model_state import fuse_own, initial_tensors, load_network, shared_names, write_initial
-from hsl_model.network import Network
+from hsl_model.model_state import fuse_own, initial_tensors, shared_names, write_initial
 from hsl_model.optimise import learning_rate, make_optimizer, set_learning_rate
 from hsl_model.protocol.errors import CheckpointError, ConfigError
 from hsl_model.protocol.manifest import UpdateMetrics
-from hsl_model.results import FinishedWork, read_result, work_identity, write_result
+from hsl_model.results import FinishedWork, read_result, write_result
 from hsl_model.round_work import DivergedError, EngineOptions, Interrupted, RoundResult, RoundSpec
 from hsl_model.sampler import micro_batches
-from hsl_model.scoring import Scorer, evaluate, predict, validate
+from hsl_model.scoring import evaluate, predict, validate
 from hsl_model.seeding import stream_seed
 from hsl_model.snapshot import EpochFacts, Position, SnapshotFacts, SnapshotFolder
 from hsl_model.training_state import TrainingState, environment
+from hsl_model.workplace import OneSite, Workplace
 
 __all__ = [
     "DivergedError",
@@ -47,6 +46,7 @@ __all__ = [
     "initial_tensors",
     "predict",
     "shared_names",
+    "train_at",
     "train_round",
     "validate",
     "write_initial",
@@ -70,15 +70,28 @@ def train_round(
     (steps done, steps in all). Raises `Interrupted` once a snapshot is written after `should_stop()`, `DivergedError`,
     `ConfigError` for data that does not fit the task, `CheckpointError` for a start that does not fit the network.
     """
-    if spec.round_number < 1:
+    place = OneSite(spec, data, start, options.device)
+    return train_at(place, workspace, options, should_stop=should_stop, progress=progress)
+
+
+def train_at(
+    place: Workplace,
+    workspace: Path,
+    options: EngineOptions,
+    *,
+    should_stop: Callable[[], bool],
+    progress: Callable[[int, int], None],
+) -> RoundResult:
+    """`train_round` wherever it may be: one site's round, or one of several sites together."""
+    if place.spec.round_number < 1:
         raise ConfigError(reason="round 0 is the initial weights; training begins with round 1")
     torch.set_num_threads(options.num_threads)
     workspace.mkdir(parents=True, exist_ok=True)
     snapshots = SnapshotFolder(workspace)
-    identity = work_identity(spec, data, start)
+    identity = place.identity()
     result = read_result(workspace, identity)
     if result is None:
-        training = _Training(spec, data, options, load_network(spec.config, start, options.device), identity)
+        training = _Training(place, options, identity)
         training.resume(snapshots)
         training.train(should_stop, progress)
         result = training.write_result(workspace)
@@ -89,13 +102,12 @@ def train_round(
 class _Training:
     """One round: its parts, and the loop over them."""
 
-    def __init__(
-        self, spec: RoundSpec, data: SiteData, options: EngineOptions, network: Network, identity: str
-    ) -> None:
-        self._spec, self._data, self._options, self._identity = spec, data, options, identity
-        self._settings = spec.config.training
-        self._loader = PairLoader(spec, data, options.device)
-        self._method = load(spec.config.method.name, spec.config.method.options)
+    def __init__(self, place: Workplace, options: EngineOptions, identity: str) -> None:
+        self._place, self._spec, self._options, self._identity = place, place.spec, options, identity
+        config, network = self._spec.config, place.network()
+        self._settings = config.training
+        self._loader = place.batches()
+        self._method = load(config.method.name, config.method.options)
         self._state = TrainingState(LocalRun(network), make_optimizer(network, self._settings))
         self._snapshots: SnapshotFolder
         self._restarted = False
@@ -123,8 +135,8 @@ class _Training:
         state, at = self._state, self._state.at
         network = state.run.network.train()
         batch = self._loader.batch(at.epoch, at.step)
-        epoch_of_run = (self._spec.round_number - 1) * self._settings.local_epochs + at.epoch
-        set_learning_rate(state.optimizer, learning_rate(self._settings, epoch_of_run))
+        rate = learning_rate(self._settings, self._loader.epoch_of_run(at.epoch, at.step))
+        set_learning_rate(state.optimizer, rate)
         torch.manual_seed(stream_seed(*self._spec.key, self._steps_done, "dropout"))
         state.optimizer.zero_grad()
         batch_loss, ratio = 0.0, 0.0
@@ -145,8 +157,7 @@ class _Training:
     def _end_epoch(self, should_stop: Callable[[], bool]) -> None:
         """Validate, keep a copy if this epoch is the one to share so far, go to the next."""
         state, at = self._state, self._state.at
-        scorer = Scorer(self._spec.config, state.run.network, self._data.sat)
-        found = scorer.metrics(self._data.validation, each_batch=lambda: self._stop_if(should_stop))
+        found = self._place.validate(state.run.network, lambda: self._stop_if(should_stop))
         epoch = EpochFacts(
             epoch=at.epoch + 1,
             auc=found.auc,
@@ -229,7 +240,7 @@ class _Training:
             micro_batch_size=micro if micro is not None and micro < self._settings.batch_size else None,
             restarted=self._restarted,
         )
-        work = FinishedWork(self._identity, metrics, len(self._data.training))
+        work = FinishedWork(self._identity, metrics, self._place.num_cases)
         return write_result(workspace, work, self._state.best_tensors, names)
 
 

@@ -54,6 +54,28 @@ def balance(order: Indices, labels: npt.NDArray[np.uint8], random: np.random.Gen
     return np.where(replaced, candidates, order)
 
 
+def balance_cells(order: Indices, cells: Indices, random: np.random.Generator) -> Indices:
+    """`balance` over more than two kinds of case: `cells` (N,) numbers them, for instance by site and class.
+
+    With m cells among the cases, one of a share p_c > 1/m is replaced with probability 1 - 1 / (m p_c), by a case of a
+    cell d < 1/m drawn in proportion to 1/m - p_d. Every cell that has cases is then expected in equal number.
+    """
+    _, member_of, counts = np.unique(cells, return_inverse=True, return_counts=True)
+    equal, shares = 1.0 / len(counts), counts / len(cells)
+    lacking = np.maximum(0.0, equal - shares)
+    if not lacking.any():
+        return order
+    probability = np.maximum(0.0, 1.0 - equal / shares)[member_of[order]]
+    draws = random.random(len(order))  # one per place, whatever stands there
+    candidates = random.choice(len(cells), len(order), p=(lacking / lacking.sum() / counts)[member_of])
+    return np.where(draws < probability, candidates, order)
+
+
+def site_classes(sites: Indices, labels: npt.NDArray[np.uint8]) -> Indices:
+    """(N,) numbers of the cells site x class."""
+    return 2 * sites + labels
+
+
 def micro_batches(batch_size: int, micro_batch_size: int | None) -> list[slice]:
     """Nearly equal parts of a batch for a device that is too small for all of it. A part of one image is never
     formed, so a part may hold one image more than asked."""

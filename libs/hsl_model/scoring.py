@@ -60,6 +60,17 @@ def predict(
     return torch.sigmoid(torch.from_numpy(logits)).numpy()
 
 
+@torch.inference_mode()
+def features(config: RunConfig, network: Network, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Images (N, C, H, W) uint8 -> what the primary encoder makes of them, (N, 512), in evaluation."""
+    encoder = network.primary_encoder.eval()
+    device = next(network.parameters()).device
+    size = config.training.batch_size
+    parts = [torch.from_numpy(np.array(images[first : first + size])) for first in range(0, len(images), size)]
+    found: list[Tensor] = [encoder(normalise(to_unit(part.to(device)))).cpu() for part in parts]
+    return torch.cat(found).numpy()
+
+
 class Scorer:
     """Scores with one state of a network. The anchors' features are computed once, so make a new one after a step."""
 

@@ -152,7 +152,7 @@ def _splits(folder: StudyFolder) -> Iterator[tuple[int, Split]]:
 
 def _rows(folder: StudyFolder) -> dict[tuple[int, str], CellRow]:
     config = folder.config
-    runs = {str(arm.run) for arm in config.arms}
+    runs = {arm.model_dump_json(exclude={"name", "training_seed_offset"}) for arm in config.arms}
     offsets = {arm.training_seed_offset for arm in config.arms}
     if len(config.scenarios) > 1 or len(runs) > 1 or len(offsets) < max(len(config.arms), MIN_TRAININGS):
         reason = "an A/A study has one scenario, and arms that differ in nothing but their training_seed_offset"

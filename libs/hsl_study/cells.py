@@ -1,36 +1,38 @@
 """One cell of a study's grid: a scenario, an arm, a seed. Trained by the hospitals' engine, then scored on the tests.
 
-    partition (scenario, seed) -> run_federation -> each node's model on every node's test images -> one row
+    partition (scenario, seed) -> train_arm (arms.py) -> each node's model on all scored images (scored.py) -> one row
 
 The partition depends on scenario and seed alone, so that all arms of a seed see the same images; a cell that was
 killed goes on where it was, since the federation does.
 """
 
 import io
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import Field
+from scipy import special
 
 from hsl_data.split import SPLITS
-from hsl_model.checkpoint import sha256_file
 from hsl_model.data import ImageSet, SiteData
-from hsl_model.engine import EngineOptions
 from hsl_model.metrics import roc_auc
-from hsl_model.model_state import load_network
 from hsl_model.protocol.config import Message, RunConfig, Sha256
-from hsl_model.protocol.convergence import best_round
-from hsl_model.scoring import Logits, Scorer
-from hsl_study.federation import held_files, run_federation
+from hsl_model.scoring import Logits
+from hsl_study.arms import Deployment, train_arm
+from hsl_study.config import ArmConfig
 from hsl_study.partition import Partition
-from hsl_study.pool import Pixels, Pool, Positions
+from hsl_study.pool import Pixels, Pool
+from hsl_study.scored import Rows, ScoredImages, pixels_of, scored_images
 from hsl_study.statistics import NodeMetrics, node_metrics
 
 
 class NodeScores(NodeMetrics):
-    """A node's model on its own test images, and its AUC on those of all nodes."""
+    """A node's model on its own domain, and its AUC elsewhere: pooled over all nodes' domains, pooled over the unseen
+    ones, and within each domain, so that scores of different domains are not compared.
+    """
 
     all_domain_auc: float | None
+    unseen_auc: float | None = None
+    domain_aucs: dict[str, float | None] = Field(default_factory=dict)
 
 
 class CellRow(Message):
@@ -44,8 +46,11 @@ class CellRow(Message):
     deployed_round: int
     final_digest: Sha256
     mean_validation_auc: float | None
+    validation_aucs: tuple[float | None, ...] = Field(default=(), description="mean over nodes, from round 0 on")
     nodes: dict[str, NodeScores]
+    unseen_ensemble_auc: float | None = None
     scores_sha256: Sha256
+    features_sha256: Sha256 | None = None
     versions: dict[str, str]
     num_threads: int
     seconds: float
@@ -56,74 +61,80 @@ class CellRow(Message):
 
 
 class CellFacts(Message):
-    """The part of a row that the training decides."""
+    """The part of a row that the training decides.
+
+    `unseen_ensemble_auc`: of the mean probability of all nodes' models on the unseen domains (methods.md 1.7).
+    """
 
     num_rounds: int
     deployed_round: int
     final_digest: Sha256
     mean_validation_auc: float | None
+    validation_aucs: tuple[float | None, ...] = Field(default=(), description="mean over nodes, from round 0 on")
     nodes: dict[str, NodeScores]
+    unseen_ensemble_auc: float | None = None
 
 
 def run_cell(
-    config: RunConfig, partition: Partition, pool: Pool, folder: Path, options: EngineOptions, deploy: str
+    arm: ArmConfig, config: RunConfig, partition: Partition, pool: Pool, where: Deployment
 ) -> tuple[CellFacts, bytes]:
-    """Train, or continue, in `folder`; score. The second is an .npz of every test image's logits.
-
-    `deploy`: `best` mean validation AUC, or the `last` round. Raises what the engine raises.
-    """
-    rounds = run_federation(config, site_data(pool, partition), folder, options)
-    aucs = [done.mean_auc for done in rounds]
-    deployed = len(rounds) - 1 if deploy == "last" else best_round(aucs)
-    test = np.array(sorted({at for splits in partition.cases.values() for at in splits["test"]}), dtype=np.int64)
-    held = {node: np.isin(test, partition.cases[node]["test"]) for node in config.nodes}
-    logits = _logits(config, pool, test, folder, deployed, options)
-    labels = pool.labels[test]
+    """Train, or continue; score. The second is an .npz of every test image's logits. Raises what the engine raises."""
+    trained = train_arm(arm, config, site_data(pool, partition), where)
+    scored = scored_images(partition)
+    logits = trained.logits(pixels_of(scored, partition, pool))
+    labels = pool.labels[scored.case]
     facts = CellFacts(
-        num_rounds=len(rounds) - 1,
-        deployed_round=deployed,
-        final_digest=rounds[-1].fused_digest,
-        mean_validation_auc=aucs[deployed],
-        nodes={node: _scores(logits[node], labels, held[node]) for node in config.nodes},
+        num_rounds=trained.num_rounds,
+        deployed_round=trained.deployed_round,
+        final_digest=trained.final_digest,
+        mean_validation_auc=trained.mean_validation_auc,
+        validation_aucs=trained.validation_aucs,
+        nodes={node: _scores(logits[node], labels, scored, node) for node in config.nodes},
+        unseen_ensemble_auc=_ensemble_auc(logits, labels, scored.is_unseen),
     )
     file = io.BytesIO()
     np.savez(
         file,
-        case=test,
+        case=scored.case,
         label=labels,
-        group=pool.group_numbers[test],
+        group=pool.group_numbers[scored.case],
         nodes=np.array(config.nodes),
-        held=np.stack([held[node] for node in config.nodes]),
+        held=np.stack([scored.own(node) for node in config.nodes]),
+        domains=np.array(list(scored.domains)),
+        in_domain=np.stack(list(scored.domains.values())),
+        unseen=scored.is_unseen,
         logits=np.stack([logits[node] for node in config.nodes]),
     )
     return facts, file.getvalue()
 
 
 def site_data(pool: Pool, partition: Partition) -> dict[str, SiteData]:
-    """What each node trains, validates and tests on."""
+    """What each node trains, validates and tests on, as its own acquisition stores it."""
     sites = {}
     for node, cases in partition.cases.items():
-        parts: dict[str, ImageSet] = {split: pool.subset(cases[split]) for split in SPLITS}
-        sites[node] = SiteData(parts["training"], parts["validation"], parts["test"], pool.sat)
+        parts: dict[str, ImageSet] = {split: as_stored(node, cases[split], pool, partition) for split in SPLITS}
+        sites[node] = SiteData(parts["training"], parts["validation"], parts["test"], pool.sat_at(node))
     return sites
 
 
-def _logits(
-    config: RunConfig, pool: Pool, test: Positions, folder: Path, deployed: int, options: EngineOptions
-) -> dict[str, Logits]:
-    """Each node's model on all test images. Nodes that hold the same files have one model, which is asked once."""
-    images = pool.images[test]
-    found: dict[str, Logits] = {}
-    by_files: dict[tuple[str, ...], Logits] = {}
-    for node in config.nodes:
-        files = held_files(folder, node, deployed)
-        digests = tuple(sha256_file(path) for path in files)
-        if digests not in by_files:
-            network = load_network(config, files, options.device)
-            by_files[digests] = Scorer(config, network, pool.sat).logits(images)
-        found[node] = by_files[digests]
-    return found
+def as_stored(node: str, positions: tuple[int, ...], pool: Pool, partition: Partition) -> ImageSet:
+    """Images of the pool as the node's own acquisition stores them."""
+    cases, plan = pool.subset(positions), partition.scenario.acquisitions
+    if plan is None:
+        return cases
+    return ImageSet(plan.stored(plan.of_site[node], cases.images, pool.names_of(positions)), cases.labels)
 
 
-def _scores(logits: Logits, labels: Pixels, own: npt.NDArray[np.bool_]) -> NodeScores:
-    return NodeScores(**node_metrics(logits[own], labels[own]).model_dump(), all_domain_auc=roc_auc(logits, labels))
+def _scores(logits: Logits, labels: Pixels, scored: ScoredImages, node: str) -> NodeScores:
+    own, unseen = scored.own(node), scored.is_unseen
+    return NodeScores(
+        **node_metrics(logits[own], labels[own]).model_dump(),
+        all_domain_auc=roc_auc(logits[~unseen], labels[~unseen]),
+        unseen_auc=roc_auc(logits[unseen], labels[unseen]),
+        domain_aucs={name: roc_auc(logits[rows], labels[rows]) for name, rows in scored.domains.items()},
+    )
+
+
+def _ensemble_auc(logits: dict[str, Logits], labels: Pixels, rows: Rows) -> float | None:
+    probabilities = np.mean([special.expit(found[rows]) for found in logits.values()], axis=0)
+    return roc_auc(probabilities, labels[rows])

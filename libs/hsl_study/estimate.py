@@ -9,15 +9,25 @@ from hsl_model.data import SiteData
 from hsl_model.engine import EngineOptions, RoundSpec, train_round, write_initial
 from hsl_model.protocol.clock import Clock
 from hsl_model.protocol.config import RunConfig
+from hsl_study.arms import arm_work
+from hsl_study.config import ArmConfig
 
+BASELINE_S = 5.0  # nearly all of it is starting a process
 PROBED_STEPS = 4  # the first pays for warming up
 BESIDE_STEPS = 1.2  # validation after every epoch and fusion; an estimate is good to about a third
 
 
+def arm_seconds(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], num_threads: int, clock: Clock) -> float:
+    """Of one cell of an arm of any kind."""
+    if arm.baseline is not None:
+        return BASELINE_S
+    return estimated_seconds(*arm_work(arm, run, sites), num_threads, clock)
+
+
 def estimated_seconds(run: RunConfig, sites: Mapping[str, SiteData], num_threads: int, clock: Clock) -> float:
-    """Of one cell, alone on a core. Nothing of the probe is kept."""
+    """Of one federation, alone on a core. Nothing of the probe is kept."""
     first = min(sites)
-    few = {"local_epochs": 1, "images_per_epoch": PROBED_STEPS * run.training.batch_size}
+    few = {"local_epochs": 1, "fuse_every_steps": None, "images_per_epoch": PROBED_STEPS * run.training.batch_size}
     probe = run.model_copy(update={"training": run.training.model_copy(update=few)})
     times: list[float] = []
     with TemporaryDirectory() as name:
@@ -36,7 +46,7 @@ def estimated_seconds(run: RunConfig, sites: Mapping[str, SiteData], num_threads
 
 def _num_steps(run: RunConfig, node_id: str, data: SiteData) -> int:
     per_epoch = PairLoader(_spec(run, node_id), data, "cpu").steps_per_epoch
-    return per_epoch * run.training.local_epochs * run.num_rounds
+    return run.training.steps_a_round(per_epoch) * run.num_rounds
 
 
 def _spec(run: RunConfig, node_id: str) -> RoundSpec:

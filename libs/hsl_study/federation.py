@@ -10,7 +10,8 @@ until        protocol/convergence.py says stop
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -54,18 +55,49 @@ class FederationRound(Message):
     nodes: dict[NodeId, NodeRound]
 
 
+@dataclass(frozen=True)
+class NodeWork:
+    """One node's part of a round: what it trains on, from which files, and where its result goes."""
+
+    spec: RoundSpec
+    data: SiteData
+    start: Sequence[Path]
+    workspace: Path
+
+
+Train = Callable[[Sequence[NodeWork], EngineOptions], dict[str, RoundResult]]
+"""Trains all nodes of a round, sorted by name; each node's result, under its name."""
+
+
+def train_apart(nodes: Sequence[NodeWork], options: EngineOptions) -> dict[str, RoundResult]:
+    """Every node for itself, as hospitals do."""
+    return {
+        node.spec.node_id: train_round(
+            node.spec,
+            node.data,
+            node.start,
+            node.workspace,
+            options,
+            should_stop=lambda: False,
+            progress=lambda _done, _total: None,
+        )
+        for node in nodes
+    }
+
+
 def run_federation(
     config: RunConfig,
     sites: Mapping[str, SiteData],
     workdir: Path,
     options: EngineOptions,
     initial: Path | None = None,
+    train: Train = train_apart,
 ) -> list[FederationRound]:
     """Train until convergence or the round limit. `initial` is the file of `config.initial.file_sha256`, if it has one.
 
     Raises `ConfigError` if `workdir` holds another run, and what the engine raises.
     """
-    federation = _Federation(config, sites, workdir, options)
+    federation = _Federation(config, sites, workdir, options, train)
     rounds = federation.recorded()
     if not rounds:
         rounds.append(federation.initial_round(initial))
@@ -85,8 +117,16 @@ def held_files(workdir: Path, node_id: str, round_number: int) -> list[Path]:
 
 
 class _Federation:
-    def __init__(self, config: RunConfig, sites: Mapping[str, SiteData], workdir: Path, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        sites: Mapping[str, SiteData],
+        workdir: Path,
+        options: EngineOptions,
+        train: Train = train_apart,
+    ) -> None:
         self._config, self._sites, self._workdir, self._options = config, sites, workdir, options
+        self._train = train
         self._nodes = sorted(sites)
         self._facts = method_facts(config.method.name)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -118,7 +158,7 @@ class _Federation:
         return self._finish(plan, {first: update}, {})
 
     def next_round(self, round_number: int) -> FederationRound:
-        results = {node: self._train(node, round_number) for node in self._nodes}
+        results = self._train([self._work(node, round_number) for node in self._nodes], self._options)
         weights = plan_weights(self._facts.weighting, {node: result.num_cases for node, result in results.items()})
         entries = tuple(_entry(node, results[node], weights[node]) for node in self._nodes)
         plan = FusionPlan(run_id=RUN_ID, round_number=round_number, version=1, entries=entries)
@@ -132,15 +172,12 @@ class _Federation:
                 if round_number not in kept:
                     shutil.rmtree(_folder(self._workdir, node, round_number), ignore_errors=True)
 
-    def _train(self, node: str, round_number: int) -> RoundResult:
-        return train_round(
-            self._spec(node, round_number),
-            self._sites[node],
-            held_files(self._workdir, node, round_number - 1),
-            _folder(self._workdir, node, round_number),
-            self._options,
-            should_stop=lambda: False,
-            progress=lambda _done, _total: None,
+    def _work(self, node: str, round_number: int) -> NodeWork:
+        return NodeWork(
+            spec=self._spec(node, round_number),
+            data=self._sites[node],
+            start=held_files(self._workdir, node, round_number - 1),
+            workspace=_folder(self._workdir, node, round_number),
         )
 
     def _finish(

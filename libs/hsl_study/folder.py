@@ -1,10 +1,11 @@
 """A study's folder: what it is, its data, and what is finished.
 
 study.json             the configuration, paths resolved; another one is refused here
-sat.safetensors        the shared anchor task, drawn once
+sat*.safetensors       the shared anchor tasks, each drawn once
 cache/                 the data set, decoded once
 cells/<key>/           a cell under way; continued after a kill, gone when it is finished
 scores/<key>.npz       every test image's logits
+features/<key>.npz     if the study wants them: features of test images (features.py)
 results.jsonl          finished cells in the order they finished; a line that a kill cut off is dropped
 missing.jsonl          cells that the data cannot supply, with the reason
 """
@@ -18,18 +19,17 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from hsl_data.binding import SiteBinding
-from hsl_data.phantoms import write_phantom_sat, write_phantom_sites
+from hsl_data.phantoms import write_phantom_sites
 from hsl_data.readers.npz import join_npz
-from hsl_data.sat import build_sat
-from hsl_model.checkpoint import read_tensors, tensors_digest
 from hsl_model.durable import write_bytes
 from hsl_model.protocol.config import Message, TaskConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.manifest import canonical_json
 from hsl_study.cells import CellRow
-from hsl_study.config import DataConfig, PhantomConfig, StudyConfig
-from hsl_study.partition import Partition, ScenarioInfeasibleError, build_partition
+from hsl_study.config import PhantomConfig, StudyConfig
+from hsl_study.partition import Partition, ScenarioInfeasibleError, build_partition, offered_cases
 from hsl_study.pool import Pool, load_pool
+from hsl_study.sat_files import binding_of, write_bundles
 
 Key = tuple[str, str, int]  # scenario, arm, seed
 Line = TypeVar("Line", bound=Message)
@@ -61,28 +61,21 @@ class StudyFolder:
 
     def pool(self) -> Pool:
         """Raises the errors of `hsl_data.errors`."""
-        config, sat = self.config, self.path / "sat.safetensors"
+        config = self.config
         if config.phantoms is not None:
             binding = _phantoms(config.phantoms, config.task, self.path)
         else:
-            binding = _binding(config.data, config.task, "data")
-            if config.sat is not None and not sat.is_file():
-                wanted = config.sat
-                names = {"positive_class": wanted.positive_class, "negative_class": wanted.negative_class}
-                task = config.task.model_copy(update={"task_id": "sat", **names})
-                build_sat(_binding(wanted, task, "sat"), task, wanted.per_class, sat, wanted.seed)
-        if not sat.is_file():
-            return load_pool(binding, config.task, None, None, self.path / "cache")
-        digest = tensors_digest(read_tensors(sat).items())
-        return load_pool(binding, config.task, sat, digest, self.path / "cache")
+            binding = binding_of(config.data, config.task, "data")
+        return load_pool(binding, config.task, write_bundles(config, self.path), self.path / "cache")
 
     def partition(self, pool: Pool, scenario: int, seed: int) -> Partition:
         """The same for all arms of a seed. Raises `ScenarioInfeasibleError` with the numbers."""
         wanted = self.config.scenarios[scenario]
-        counts = Counter((case.domain, case.label) for case in pool.cases)
-        domains = {domain: (counts[domain, 0], counts[domain, 1]) for domain, _ in counts}
         try:
-            table = wanted.build(domains)
+            offered = offered_cases(pool.cases, self.config.score)
+            counts = Counter((case.domain, case.label) for case in offered)
+            domains = {domain: (counts[domain, 0], counts[domain, 1]) for domain, _ in counts}
+            table = self.config.table(scenario, domains)
         except ValueError as error:
             raise ScenarioInfeasibleError(scenario=wanted.title, mode=self.config.mode, shortage=str(error)) from error
         return build_partition(table, pool.cases, self.config.mode, seed)
@@ -100,6 +93,9 @@ class StudyFolder:
 
     def scores(self, key: Key) -> Path:
         return self.path / "scores" / f"{'.'.join(map(str, key))}.npz"
+
+    def features(self, key: Key) -> Path:
+        return self.path / "features" / f"{'.'.join(map(str, key))}.npz"
 
     def finish(self, row: CellRow) -> None:
         """Its line is durable before the cell's models go. What a kill left of an earlier line is cut off first."""
@@ -128,30 +124,11 @@ class StudyFolder:
             raise ConfigError(reason=reason) from error
 
 
-def _binding(data: DataConfig | None, task: TaskConfig, option: str) -> SiteBinding:
-    if data is None or data.path is None:
-        raise ConfigError(reason=f"the study does not say where its images are; give --{option} PATH")
-    if not data.path.exists():
-        raise ConfigError(reason=f"--{option} {data.path}: there is no such file or folder")
-    return SiteBinding(
-        task_id=task.task_id,
-        reader=data.reader,
-        path=data.path,
-        classes=data.classes,
-        ignored_classes=data.ignored_classes,
-        domains=data.domains,
-        max_unreadable_share=data.max_unreadable_share,
-    )
-
-
 def _phantoms(config: PhantomConfig, task: TaskConfig, folder: Path) -> SiteBinding:
     """All sites' phantoms in one archive; the site is the domain."""
     archive = folder / "phantoms.npz"
     if not archive.is_file():
         sites = write_phantom_sites(folder / "phantoms", config.sites, config.cases_per_site, task.height, config.seed)
         join_npz(archive, {path.stem: path for path in sites})
-    sat = folder / "sat.safetensors"
-    if not sat.is_file():
-        write_phantom_sat(sat, config.sat_per_class, task.height, config.seed + 1, task.channels)
     classes = {"fractured": task.positive_class, "intact": task.negative_class}
     return SiteBinding(task_id=task.task_id, reader="npz", path=archive, classes=classes)

@@ -13,12 +13,16 @@ from itertools import product
 from statistics import median
 
 from hsl_model.protocol.clock import Clock
+from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import HslError
+from hsl_study.arm_data import arm_pool
 from hsl_study.cells import CellRow, site_data
-from hsl_study.estimate import estimated_seconds
+from hsl_study.config import ArmConfig
+from hsl_study.estimate import arm_seconds, estimated_seconds
 from hsl_study.folder import Key, MissingCell, StudyFolder
 from hsl_study.partition import ScenarioInfeasibleError
 from hsl_study.pool import Pool
+from hsl_study.pretraining import NODE, monitored, pretraining
 
 Say = Callable[[str], None]
 
@@ -56,6 +60,8 @@ class Grid:
     def run(self, jobs: int, budget_hours: float | None) -> None:
         """Raises `BudgetError` before anything is trained, `CellFailedError` after the cells that still ran."""
         pool = self.folder.pool()
+        for line in pool.lines():
+            self.say(line)
         waiting, costs = self._waiting(pool)
         hours = sum(costs[cell.scenario, cell.key[1]] for cell in waiting) / jobs / 3600
         self.say(f"{len(waiting)} cells to run, {jobs} at a time: about {hours:.2f} hours")
@@ -92,11 +98,19 @@ class Grid:
                     waiting.append(_Cell(scenario, key))
                     if (scenario, arm.name) not in costs:
                         nodes = tuple(node.node_id for node in partition.scenario.nodes)
-                        run = config.run_config(arm, nodes, seed, pool.sat_digest)
-                        sites = site_data(pool, partition)
-                        costs[scenario, arm.name] = estimated_seconds(run, sites, self.num_threads, self.clock)
+                        own = arm_pool(arm.sat, pool, nodes, seed)
+                        run = config.run_config(arm, nodes, seed, own.sat_digest)
+                        sites = site_data(own, partition)
+                        seconds = arm_seconds(arm, run, sites, self.num_threads, self.clock)
+                        costs[scenario, arm.name] = seconds + self._pretraining_seconds(arm, run, own)
         self.folder.set_missing(missing)
         return waiting, costs
+
+    def _pretraining_seconds(self, arm: ArmConfig, run: RunConfig, pool: Pool) -> float:
+        if not arm.pretrain_rounds or pool.sat is None:
+            return 0.0
+        sites = {NODE: monitored(pool.sat, run.seed)}
+        return estimated_seconds(pretraining(run, arm.pretrain_rounds), sites, self.num_threads, self.clock)
 
     def _finished(self, cells: list[_Cell], jobs: int) -> Iterator[CellRow]:
         """Rows as they come. No more than `jobs` are under way, so that an error ends the study soon."""

@@ -5,6 +5,7 @@
     paper              by image, as published: a node draws its images, then splits them. Exact, and leaky wherever a
                        patient has several images, which is why it is not the default
     shared images      (label skew) the data set is split first in both modes; nodes draw independently of each other
+    official parts     nodes draw from the publisher's training part, by groups, and are scored on another part
 
 Every draw is keyed by (seed, purpose, name of the image), so neither the order of files nor other nodes change it.
 """
@@ -12,11 +13,12 @@ Every draw is keyed by (seed, purpose, name of the image), so neither the order 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Literal
 
-from hsl_data.split import SPLITS, Counts, Split, keyed_number, split_groups
+from hsl_data.split import SPLITS, Counts, Split, keyed_number, split_groups, take_groups
 from hsl_model.protocol.errors import HslError
+from hsl_study.held_out import OfficialPart, official_parts, unseen_groups
 from hsl_study.scenarios import NodeTable, Scenario, SplitCounts
 
 Mode = Literal["patient", "paper"]
@@ -40,23 +42,28 @@ class LeakError(HslError):
 
 @dataclass(frozen=True)
 class PoolCase:
-    """One usable image. `group`: what may not be parted; `pixel_digest`: what may not occur twice."""
+    """One usable image. `group`: what may not be parted; `pixel_digest`: what may not occur twice; `part`: official."""
 
     name: str
     label: int
     domain: str
     group: str
     pixel_digest: str
+    part: str | None = None
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Positions in the pool by node and split, and the table that was asked for."""
+    """Positions in the pool by node and split, and the table that was asked for. Nodes scored on an official part all
+    have it as their test. `unseen`: the population no node has; `num_torn`: left out, since a group lay in two parts.
+    """
 
     scenario: Scenario
     mode: Mode
     cases: dict[str, dict[Split, tuple[int, ...]]]
     built: dict[str, SplitCounts]
+    unseen: tuple[int, ...] = ()
+    num_torn: int = 0
 
     def lines(self) -> list[str]:
         """Built against asked, as `negative:positive` of each split."""
@@ -70,18 +77,41 @@ class Partition:
             lines.append("The composition is inferred from published sizes, not stated by the paper.")
         if self.scenario.shares_images:
             lines.append("Nodes may hold the same image, always within one split.")
+        if self.scenario.scored is not None:
+            tested = len(next(iter(self.cases.values()))["test"])
+            lines.append(
+                f"Every node is scored on the official {self.scenario.scored} part, {tested} images. {self.num_torn} "
+                "images are left out, because a copy or look-alike lies in another part."
+            )
+        if self.scenario.acquisitions is not None:
+            lines += self.scenario.acquisitions.lines()
+        if self.scenario.unseen is not None:
+            lines.append(f"Scored besides: {len(self.unseen)} images of a population that no node has.")
         return lines
 
 
 def build_partition(scenario: Scenario, pool: Sequence[PoolCase], mode: Mode, seed: int) -> Partition:
     """Raises `ScenarioInfeasibleError` with the numbers, `LeakError` if the result were not sound."""
-    drawing = _Drawing(scenario, pool, mode, seed)
+    try:
+        drawing = _Drawing(scenario, pool, mode, seed)
+    except ValueError as error:
+        raise ScenarioInfeasibleError(scenario=scenario.name, mode=mode, shortage=str(error)) from error
     draw = drawing.then_split if by_image(scenario, mode) else drawing.from_splits
     cases = {node.node_id: draw(node) for node in scenario.nodes}
     built = {node_id: _table(pool, splits) for node_id, splits in cases.items()}
     _check_built(scenario, mode, built)
-    check_no_leak(pool, cases, check_groups=mode == "patient")
-    return Partition(scenario, mode, cases, built)
+    if scenario.scored is not None:
+        cases = {node_id: {**splits, "test": drawing.scored} for node_id, splits in cases.items()}
+    apart: dict[str, dict[Split, tuple[int, ...]]] = {"unseen": {"test": drawing.unseen}}
+    check_no_leak(pool, cases | apart, check_groups=mode == "patient" or scenario.scored is not None)
+    return Partition(scenario, mode, cases, built, drawing.unseen, drawing.num_torn)
+
+
+def offered_cases(pool: Sequence[PoolCase], scored: OfficialPart | None) -> list[PoolCase]:
+    """What nodes may train and validate on. Raises `ValueError` where the data set has no such official part."""
+    if scored is None:
+        return list(pool)
+    return [pool[at] for at, part in _official(pool, scored)[0].items() if part == "training"]
 
 
 def check_no_leak(
@@ -101,30 +131,71 @@ def check_no_leak(
 
 def by_image(scenario: Scenario, mode: Mode) -> bool:
     """Nodes draw first and split afterwards, each its own images."""
-    return mode == "paper" and not scenario.shares_images
+    return mode == "paper" and not scenario.shares_images and scenario.scored is None
+
+
+def _official(pool: Sequence[PoolCase], scored: OfficialPart) -> tuple[dict[int, Split], int]:
+    return official_parts([case.part for case in pool], [case.group for case in pool], scored)
 
 
 class _Drawing:
     def __init__(self, scenario: Scenario, pool: Sequence[PoolCase], mode: Mode, seed: int) -> None:
         self._scenario, self._pool, self._mode, self._seed = scenario, pool, mode, seed
         domains = {domain for node in scenario.nodes for domain in _parts(node)}
-        self._offered = [at for at, case in enumerate(pool) if domains & {"", case.domain}]
+        self.scored: tuple[int, ...] = ()
+        self.num_torn = 0
+        self.unseen = self._hold_out()
+        kept = set(range(len(pool))) - set(self.unseen)
+        if scenario.scored is not None:
+            official, self.num_torn = _official(pool, scenario.scored)
+            self.scored = tuple(at for at, part in official.items() if part == scenario.scored)
+            kept &= {at for at, part in official.items() if part == "training"}
+        self._offered = [at for at in sorted(kept) if domains & {"", pool[at].domain}]
         self._free = set(self._offered)  # images no node holds yet
-        self._split_of = {} if by_image(scenario, mode) else self._split_pool()
+        if by_image(scenario, mode):
+            self._split_of: dict[int, Split] = {}
+        else:
+            self._split_of = self._split_pool() if scenario.scored is None else self._split_training_part()
+
+    def _hold_out(self) -> tuple[int, ...]:
+        """The unseen population, and with it every other image of its groups."""
+        if self._scenario.unseen is None:
+            return ()
+        keys = {at: case.group for at, case in enumerate(self._pool)}
+        homes = _homes(dict(enumerate(self._pool)), keys)
+        taken = unseen_groups(self._scenario.unseen, self._group_counts(keys), homes)
+        return tuple(at for at, key in keys.items() if key in taken)
+
+    def _split_training_part(self) -> dict[int, Split]:
+        """Groups for the nodes' validation first, as many as they ask for; the rest of the training part trains."""
+        keys = {at: self._pool[at].group for at in self._offered}
+        homes = _homes({at: self._pool[at] for at in self._offered}, keys)
+        counts = self._group_counts(keys)
+        chosen: set[str] = set()
+        wanted: dict[str, list[int]] = {}
+        for node, label in product(self._scenario.nodes, LABELS):
+            for domain, splits in _split_parts(node, label).items():
+                wanted.setdefault(domain, [0, 0])[label] += splits["validation"]
+        for domain, (negative, positive) in wanted.items():
+            there = {key: found for key, found in counts.items() if domain in ("", homes[key]) and key not in chosen}
+            chosen |= take_groups(there, (negative, positive), self._seed)
+        return {at: "validation" if key in chosen else "training" for at, key in keys.items()}
+
+    def _group_counts(self, keys: Mapping[int, str]) -> dict[str, Counts]:
+        counts: dict[str, list[int]] = {}
+        for at, key in keys.items():
+            counts.setdefault(key, [0, 0])[self._pool[at].label] += 1
+        return {key: (negative, positive) for key, (negative, positive) in counts.items()}
 
     def _split_pool(self) -> dict[int, Split]:
         """The split of each image, when the data set is split before nodes draw."""
         cases = {at: self._pool[at] for at in self._offered}
         keys = {at: case.name if self._mode == "paper" else case.group for at, case in cases.items()}
         homes = _homes(cases, keys)
-        counts: dict[str, dict[str, list[int]]] = {}
-        for at, case in cases.items():
-            counts.setdefault(homes[keys[at]], {}).setdefault(keys[at], [0, 0])[case.label] += 1
+        counts = self._group_counts(keys)
         placed: dict[str, Split] = {}
-        for _, groups in sorted(counts.items()):
-            placed |= split_groups(
-                {key: (negative, positive) for key, (negative, positive) in groups.items()}, self._seed
-            )
+        for home in sorted(set(homes.values())):
+            placed |= split_groups({key: found for key, found in counts.items() if homes[key] == home}, self._seed)
         return {at: placed[key] for at, key in keys.items()}
 
     def then_split(self, node: NodeTable) -> dict[Split, tuple[int, ...]]:

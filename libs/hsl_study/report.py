@@ -1,53 +1,90 @@
-"""One self-contained HTML page of a study: tables, a figure a scenario, configuration, deviations from the paper."""
+"""One self-contained HTML page of a study: tables, figures, configuration, environment, deviations from the paper."""
 
-import base64
 import html
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from hsl_study.cells import CellRow
-from hsl_study.folder import StudyFolder
-from hsl_study.tables import TextTable, auc_table, contrast_table, metrics_table, scenario_names
+from hsl_study.contrasts import bootstrap_table, contrast_table, pooled_table
+from hsl_study.deviations import deviations
+from hsl_study.feature_views import features_table, tsne_figure
+from hsl_study.figures import SCENARIO_FIGURES, lines, png
+from hsl_study.results import Results
+from hsl_study.tables import (
+    TextTable,
+    auc_table,
+    domain_table,
+    environment_table,
+    gradient_table,
+    gradients,
+    metrics_table,
+    missing_table,
+    node_table,
+    scenario_names,
+)
 
 STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:.5rem 0 2rem}td,th{padding:.25rem .7rem;text-align:left;"
-    "border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}th{background:#f5f5f5}"
-    "pre{background:#f5f5f5;padding:1rem;overflow:auto}img{max-width:100%}caption{text-align:left;font-weight:600}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:.5rem 0 2rem;display:block;overflow:auto}td,th{padding:.25rem .7rem;"
+    "text-align:left;border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}th{background:#f5f5f5}"
+    "pre{background:#f5f5f5;padding:1rem;overflow:auto}img{max-width:100%}figure{margin:0 0 2rem}"
+    "caption,figcaption{text-align:left;font-weight:600;white-space:nowrap}"
 )
-DEVIATIONS = (
-    "Splits keep patients and look-alike images whole unless the mode is `paper`; the published splits are by image.",
-    "Every arm has the same sampler, steps, selection and schedule; the paper does not say so of its baselines.",
-    "The primary analysis is over training seeds; the published bootstrap pools predictions, ignoring training noise.",
-    "Integer counters are not averaged; every test image is scored once, unbalanced (methods.md H1, H4).",
+SCENARIO_TABLES: tuple[Callable[[Results, str], TextTable | None], ...] = (
+    auc_table,
+    metrics_table,
+    domain_table,
+    contrast_table,
+    bootstrap_table,
+    node_table,
+    pooled_table,
 )
 
 
-def html_report(folder: StudyFolder) -> str:
-    """Raises nothing for missing cells: they are rows with their reason."""
-    parts = [f"<h1>Study {html.escape(folder.config.name)}</h1>", _summary(folder)]
-    for scenario in scenario_names(folder):
-        parts.append(f"<h2>{html.escape(scenario)}</h2>")
-        parts += [_table(make(folder, scenario)) for make in (auc_table, contrast_table, metrics_table)]
-        if (picture := _boxes(folder, scenario)) is not None:
-            parts.append(f'<img alt="AUC of each arm and node" src="data:image/png;base64,{picture}">')
-    parts.append("<h2>Deviations from the paper</h2><ul>")
-    parts += [f"<li>{html.escape(line)}</li>" for line in DEVIATIONS]
-    parts.append(f"</ul><h2>Configuration</h2><pre>{html.escape(folder.config.model_dump_json(indent=2))}</pre>")
-    title = html.escape(folder.config.name)
+def html_report(results: Results) -> str:
+    """Raises nothing for missing cells: they stand in the tables with their reason."""
+    title = html.escape(results.config.name)
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    return "\n".join([head, *parts, "</html>"])
+    return "\n".join([head, f"<h1>Study {title}</h1>", *_summary(results), *_body(results), *_end(results), "</html>"])
 
 
-def _summary(folder: StudyFolder) -> str:
-    rows = list(folder.rows().values())
-    num_cells = len(folder.config.scenarios) * len(folder.config.arms) * len(folder.config.seeds)
-    versions = ", ".join(sorted({f"{name} {version}" for row in rows for name, version in row.versions.items()}))
+def _summary(results: Results) -> Iterator[str]:
+    config, rows = results.config, results.rows.values()
+    num_cells = len(config.scenarios) * len(config.arms) * len(config.seeds)
     hours = sum(row.seconds for row in rows) / 3600
-    return f"<p>{len(rows)} of {num_cells} cells, {hours:.2f} hours of training; {html.escape(versions)}.</p>"
+    scale = "" if config.scale is None else f"Scale {config.scale}. "
+    yield f"<p>{scale}{len(rows)} of {num_cells} cells, {hours:.2f} hours of training.</p>"
+    missing = missing_table(results)
+    if missing.rows:
+        yield _table(missing)
+
+
+def _body(results: Results) -> Iterator[str]:
+    for kind in gradients(results):
+        yield f"<h2>{html.escape(kind)}, all ratios</h2>"
+        yield from _figure(f"{kind}: AUC over the ratios; mean and middle 95 % of the seeds", lines(results, kind))
+        yield _table(gradient_table(results, kind))
+    for scenario in scenario_names(results):
+        yield f"<h2>{html.escape(scenario)}</h2>"
+        if not results.of(scenario):
+            yield _table(auc_table(results, scenario))
+            continue
+        tables = [make(results, scenario) for make in SCENARIO_TABLES]
+        yield from (_table(table) for table in tables if table is not None)
+        for caption, draw in SCENARIO_FIGURES:
+            yield from _figure(f"{scenario}: {caption}", draw(results, scenario))
+        if (table := features_table(results, scenario)) is not None:
+            yield _table(table)
+            caption = "t-SNE of the features; its shapes prove nothing, the numbers of the table above do"
+            yield from _figure(f"{scenario}: {caption}", tsne_figure(results, scenario))
+
+
+def _end(results: Results) -> Iterator[str]:
+    yield "<h2>Deviations from the paper</h2><ul>"
+    yield from (f"<li>{html.escape(line)}</li>" for line in deviations(results.config))
+    yield "</ul><h2>Environment</h2>"
+    yield _table(environment_table(results))
+    yield f"<h2>Configuration</h2><pre>{html.escape(results.config.model_dump_json(indent=2))}</pre>"
 
 
 def _table(table: TextTable) -> str:
@@ -56,33 +93,8 @@ def _table(table: TextTable) -> str:
     return f"<table><caption>{html.escape(table.title)}</caption><tr>{head}</tr>{rows}</table>"
 
 
-def _boxes(folder: StudyFolder, scenario: str) -> str | None:
-    """A box for each node and arm over the seeds, as base64 PNG. None where nothing is defined."""
-    rows = [row for row in folder.rows().values() if row.scenario == scenario]
-    nodes = sorted({node for row in rows for node in row.nodes})
-    arms = [arm.name for arm in folder.config.arms if any(row.arm == arm.name for row in rows)]
-    if not rows:
-        return None
-    figure = Figure(figsize=(max(6.0, 1.1 * len(nodes) * max(1, len(arms)) / 2), 4.0), layout="constrained")
-    axes = figure.subplots()
-    colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    width = 0.8 / len(arms)
-    for number, arm in enumerate(arms):
-        values = [list(_aucs(rows, arm, node)) for node in nodes]
-        places = [index + (number - (len(arms) - 1) / 2) * width for index in range(len(nodes))]
-        boxes = axes.boxplot(values, positions=places, widths=0.9 * width, patch_artist=True, manage_ticks=False)
-        for box in boxes["boxes"]:
-            box.set_facecolor(colours[number % len(colours)])
-        axes.plot([], [], "s", color=colours[number % len(colours)], label=arm)
-    axes.set_xticks(range(len(nodes)), nodes, rotation=20)
-    axes.set_ylabel("AUC, own test images")
-    axes.legend(fontsize=8, ncols=2)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _aucs(rows: Sequence[CellRow], arm: str, node: str) -> Iterator[float]:
-    for row in rows:
-        if row.arm == arm and (auc := row.nodes[node].auc) is not None:
-            yield auc
+def _figure(caption: str, figure: Figure | None) -> Iterator[str]:
+    if figure is not None:
+        text = html.escape(caption)
+        picture = f'<img alt="{text}" src="data:image/png;base64,{png(figure)}">'
+        yield f"<figure><figcaption>{text}</figcaption>{picture}</figure>"

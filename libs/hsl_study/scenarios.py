@@ -5,19 +5,22 @@
     quantity skew   two balanced nodes of unequal size, 1 to 80 times                        (1.4)
     combined        a screening centre, a specialised hospital, two clinics, a rare-disease region (1.5, inferred)
     real world      five hospitals with the published sizes and label ratios                 (1.7)
+    acquisition     sites equal but for the machine that stored their images (`acquisition.py`); not of the paper
 
 Splits are integer arithmetic. By class: 60/10/30 with the largest remainder (`hsl_data.split.quotas`). By node:
 floor(0.3 n) test, floor(0.1 n) validation, the rest training, each shared out between the classes in their proportion.
 The first reproduces the published sizes of 1.2 and 1.3, the second those of 1.4, 1.5 and 1.7.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from hsl_data.split import SPLITS, Counts, Split, quotas
 from hsl_model.protocol.config import Message, NodeId
+from hsl_study.acquisition import AcquisitionPlan
+from hsl_study.held_out import OfficialPart, UnseenPopulation, training_and_validation
 
 MURA_COUNTS: Mapping[str, Counts] = {  # normal, abnormal, as the paper uses them (methods.md 1.1)
     "XR_FINGER": (3256, 2197),
@@ -64,12 +67,30 @@ class NodeTable(Message):
 
 
 class Scenario(Message):
-    """`shares_images`: nodes may hold the same image, within one split; else every image lies at one node."""
+    """`shares_images`: nodes may hold the same image, within one split; else every image lies at one node.
+
+    `scored`: the official part that tests all nodes; their own tables then ask for no test images.
+    """
 
     name: str
     nodes: tuple[NodeTable, ...] = Field(min_length=1)
     shares_images: bool = False
     inferred: bool = Field(default=False, description="not stated by the paper; reports say so")
+    acquisitions: AcquisitionPlan | None = None
+    scored: OfficialPart | None = None
+    unseen: UnseenPopulation | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        nodes = {node.node_id for node in self.nodes}
+        if self.acquisitions is not None and set(self.acquisitions.of_site) != nodes:
+            named = ", ".join(sorted(self.acquisitions.of_site))
+            raise ValueError(f"acquisitions are given for {named}; the nodes are {', '.join(sorted(nodes))}")
+        if self.unseen is not None and (self.scored is not None or self.acquisitions is not None):
+            raise ValueError("an unseen population belongs to scenarios without official parts and acquisitions")
+        if self.scored is not None and any(sum(node.splits["test"]) for node in self.nodes):
+            raise ValueError("nodes scored on an official part have no test images of their own")
+        return self
 
 
 SplitRule = Callable[[Counts], SplitCounts]
@@ -146,9 +167,32 @@ def real_world(num_images: int | None = None) -> Scenario:
     )
 
 
+def acquisition_skew(sites: Sequence[str], size_per_class: int) -> Scenario:
+    """Sites of equal size, half of it positive: only their acquisitions will tell them apart."""
+    counts = (size_per_class, size_per_class)
+    return Scenario(name="acquisition-skew", nodes=tuple(_of(site, None, counts, split_by_class) for site in sites))
+
+
 def given(nodes: Mapping[str, Counts]) -> Scenario:
     """Counts of one's own: node -> images of the negative and of the positive class, over all splits."""
     return Scenario(name="given", nodes=tuple(_of(name, None, counts, split_by_node) for name, counts in nodes.items()))
+
+
+def given_by_domain(nodes: Mapping[str, Mapping[str, Counts]]) -> Scenario:
+    """The same from chosen domains: node -> domain -> images of the negative and of the positive class."""
+    return Scenario(name="given", nodes=tuple(_node(name, parts, split_by_node) for name, parts in nodes.items()))
+
+
+def scored_on(scenario: Scenario, part: OfficialPart) -> Scenario:
+    """For an official part: all that a node holds is for training, a sixth as many images more for its validation."""
+    nodes = []
+    for node in scenario.nodes:
+        tables = {domain: training_and_validation(counts) for domain, counts in node.parts.items()}
+        splits = [*tables.values()] or [training_and_validation(node.counts)]
+        whole = {split: _sum(table[split] for table in splits) for split in SPLITS}
+        parts = {domain: _sum(table.values()) for domain, table in tables.items()}
+        nodes.append(NodeTable(node_id=node.node_id, splits=whole, parts=parts))
+    return scenario.model_copy(update={"nodes": tuple(nodes), "scored": part})
 
 
 def scaled(scenario: Scenario, numerator: int, denominator: int, rule: SplitRule = split_by_node) -> Scenario:

@@ -6,8 +6,9 @@ upon are locked with `with_for_update()`: PostgreSQL needs it, SQLite's single w
 SQLAlchemy leaves it out there).
 """
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Result, create_engine, event, make_url, text
@@ -16,6 +17,7 @@ from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, object_mapp
 from coordinator.tables import EventRow
 
 BUSY_TIMEOUT_S = 10.0  # a writer that waits longer for the lock is answered 503 instead of holding its thread for ever
+WAL_ATTEMPTS = 20  # each waits for one writer: more processes than that do not start on a new ledger at once
 STATEMENT_TIMEOUT_S = 30.0  # a query that lost its way does not keep a pooled connection for ever
 CONNECT_TIMEOUT_S = 5  # a PostgreSQL host that swallows packets is noticed instead of hanging the start
 POOL_SIZE = 20
@@ -110,13 +112,21 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
     """WAL: readers and the writer do not wait for each other. FULL: a commit survives a power cut."""
     del record
     connection.isolation_level = None  # the driver begins nothing by itself; _begin_sqlite does
-    for pragma in (
-        f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-    ):
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}").close()
+    _use_wal(connection)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _use_wal(connection: Any) -> None:
+    """A new file's first writer makes SQLite refuse the change at once, without `busy_timeout`: wait for its end."""
+    for _ in range(WAL_ATTEMPTS):
+        with suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode = WAL").close()
+            return
+        connection.execute("BEGIN IMMEDIATE").close()  # this one waits
+        connection.execute("COMMIT").close()
+    connection.execute("PRAGMA journal_mode = WAL").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:

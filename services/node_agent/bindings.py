@@ -1,5 +1,6 @@
 """What the site's admin has bound to a task: `bindings/<task_id>.json`, written by `hsl node bind` or the site API."""
 
+import hashlib
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +12,8 @@ from node_agent.errors import BindingInvalidError, BindingMissingError
 from node_agent.private_files import write_private
 from node_agent.settings import NodeSettings
 from node_agent.trainer.messages import SiteSource
+
+MAX_NAME_BYTES = 200  # a name may have 255, with the ending and that of the file while it is written
 
 
 class BindingFile(Message):
@@ -58,6 +61,9 @@ def site_source(settings: NodeSettings, config: RunConfig) -> SiteSource:
 
 
 def _path(settings: NodeSettings, task_id: str) -> Path:
-    """Task ids are free text of the alliance: whatever could leave the folder becomes an underscore."""
+    """Task ids are free text of the alliance: whatever could leave the folder becomes an underscore, and what no file
+    system takes for a name gives way to its digest."""
     name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in task_id).lstrip(".")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        name = hashlib.sha256(task_id.encode()).hexdigest()
     return settings.bindings_folder / f"{name or '_'}.json"

@@ -42,7 +42,7 @@ from node_agent.errors import BindingInvalidError, BindingMissingError, Interrup
 from node_agent.key_errands import KeyErrands
 from node_agent.mailbox import Mailbox
 from node_agent.model_card import release_model_cards
-from node_agent.phases.publishing import upload_update
+from node_agent.phases.publishing import publish_again
 from node_agent.phases.records import records_from
 from node_agent.poller import pause
 from node_agent.trainer.messages import Prepare, Prepared
@@ -257,15 +257,7 @@ class Errands(threading.Thread):
         return True
 
     def _republish(self, sha256: str) -> bool:
-        """The row still speaks of the round, or the request is of the past; announcing again ends it."""
-        context = self._context
-        facts = context.journal.current().facts
-        if facts is None or facts.signed is None or facts.signed.manifest.update_sha256 != sha256:
-            return False
-        if not context.store.is_intact(sha256):
-            return False
-        upload_update(context, facts, self._watch)
-        context.client.announce(facts.run_id, facts.round_number, facts.signed)
+        publish_again(self._context, sha256, self._watch)
         return False
 
     def _release(self, run_id: str, before_round: int, keep: tuple[str, ...]) -> bool:

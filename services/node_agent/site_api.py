@@ -10,12 +10,9 @@ from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 
 from hsl_model.protocol.config import Message, RunConfig
 from hsl_model.protocol.errors import HslError
-from hsl_model.protocol.messages import Problem
 from node_agent import rotation
 from node_agent.bindings import BindingFile, list_bindings, read_binding, write_binding
 from node_agent.consents import Answer, Consents
@@ -25,6 +22,7 @@ from node_agent.enrol import AGENT_VERSION, load_identity, write_node_file
 from node_agent.errors import NothingHeldError, RunUnknownError
 from node_agent.peers import HUB, Held, fingerprint
 from node_agent.poller import pause
+from node_agent.site_problems import answer_with_problems
 from node_agent.status import HeldKey, PeerKey, RunSummary, SiteStatus, explain, retry_in_s, summarise
 
 logger = structlog.get_logger(__name__)
@@ -285,32 +283,5 @@ def create_site_app(site: Site) -> FastAPI:
     app = FastAPI(title="HeteroSync site API", version=AGENT_VERSION, openapi_url=None)
     app.state.site = site
     app.include_router(router)
-    app.add_exception_handler(HslError, _problem)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    answer_with_problems(app)
     return app
-
-
-def _problem(request: Request, error: Exception) -> JSONResponse:
-    del request
-    assert isinstance(error, HslError)  # noqa: S101 - registered for it
-    problem = Problem(
-        type=f"urn:heterosync:problem:{error.code}",
-        title=error.title,
-        status=error.http_status,
-        detail=error.sentence(),
-        code=error.code,
-    )
-    return JSONResponse(problem.model_dump(), error.http_status, media_type="application/problem+json")
-
-
-class _RequestInvalidError(HslError):
-    code = "request_invalid"
-    http_status = 422
-    title = "The request is not acceptable"
-    template = "{where}: {why}."
-
-
-def _invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
-    first = error.errors()[0]
-    return _problem(request, _RequestInvalidError(where=".".join(map(str, first["loc"])), why=first["msg"]))

@@ -29,7 +29,10 @@ class HubSettings(BaseSettings):
         env_prefix="HSL_HUB_", frozen=True, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True
     )
 
-    root: Path = Field(description="everything the hub keeps; one hub per folder")
+    # Absolute, since SFTPGo runs in a folder of its own and is told where its files are.
+    root: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        description="everything the hub keeps; one hub per folder"
+    )
     host: str = Field(default="127.0.0.1", description="address the SFTP server listens on")
     port: int = Field(default=2022, ge=1, le=65535)
     public_host: str | None = Field(default=None, description="what nodes connect to; None: `host`")

@@ -125,6 +125,7 @@ class Alliance:
         for site in self.sites:
             until(lambda site=site: bool(site.ask("node", "node", "status")["runs"]), "the invitation")  # type: ignore[misc]
             site.follow("accept", RUN=run["run_id"])
+        self.sites[0].follow("check")
         self.hub.follow("start", RUN=run["run_id"])
         return str(run["run_id"])
 
@@ -165,22 +166,48 @@ class Alliance:
         self.hub.follow("disk")
         self.hub.follow("rotate-admin")
         self.hub.follow("rotate-hub")
-        backup = str(self.engine.folder / "backup")
-        self.hub.follow("back up", BACKUP=backup)
-        self.sites[2].follow("back up", BACKUP=backup)
-        self.hub.shell("docker compose --profile hub down --volumes; rm -rf secrets .env coordinator-ca.pem")
-        self.hub.follow("restore", BACKUP=backup)
-        assert self.rounds(run_id) == before, "the restored ledger differs"
-        nodes = {node["node_id"]: node["status"] for node in self.hub.ask("coordinator", "nodes", "list")}
-        assert nodes["site-4"] == "revoked", nodes
-        until(
-            lambda: self.sites[0].ask("node", "node", "status")["status"]["coordinator_reachable"],
-            "site-1 sees it again",
-        )
+        self.sites[0].follow("bundle")
+        self.sites[0].follow("rotate")
+        self.restore(run_id, before)
         for machine in (self.hub, self.sites[0]):
             with (machine.folder / ".env").open("a") as file:
                 file.write("HSL_VERSION=0.1.0-next\n")
             machine.follow("upgrade")
+
+    def restore(self, run_id: str, before: list[Any]) -> None:
+        """The hub's machine is lost. After the backup, site-3 got new keys and site-5 came and was revoked."""
+        backup = str(self.engine.folder / "backup")
+        self.hub.follow("invite", NODE="site-5")
+        self.hub.follow("back up", BACKUP=backup)
+        self.sites[2].follow("back up", BACKUP=backup)
+        old_key = self.signing_key("site-3")
+        self.sites[2].follow("rotate")
+        until(lambda: self.signing_key("site-3") != old_key, "the new keys of site-3")
+        self.hub.follow("revoke", NODE="site-5")
+        until(lambda: knows_revoked(self.sites[0], "site-5"), "site-1 to hear of it")
+        self.hub.shell("docker compose --profile hub down --volumes; rm -rf secrets .env coordinator-ca.pem")
+        self.hub.follow("restore", BACKUP=backup)
+        assert self.rounds(run_id) == before, "the restored ledger differs"
+        self.hub.follow("recover")
+        nodes = {node["node_id"]: node["status"] for node in self.hub.ask("coordinator", "nodes", "list")}
+        assert (nodes["site-4"], nodes["site-5"]) == ("revoked", "revoked"), nodes
+        code = code_in(self.hub.follow("new code", NODE="site-3"))
+        self.sites[2].follow("enrol again", CODE=code)
+        for site in (self.sites[0], self.sites[2]):
+            until(
+                lambda site=site: site.ask("node", "node", "status")["status"]["coordinator_reachable"],  # type: ignore[misc]
+                f"{site.name} sees it again",
+            )
+
+    def signing_key(self, node_id: str) -> str:
+        return str(self.hub.ask("coordinator", "nodes", "show", node_id)["signing_public_key"])
+
+
+def knows_revoked(site: Machine, node_id: str) -> bool:
+    """Whether its journal has it: what it tells a ledger that does not know."""
+    query = f"SELECT count(*) FROM seen_revoked WHERE node_id = '{node_id}'"
+    code = f'import sqlite3; print(sqlite3.connect("journal.sqlite").execute("{query}").fetchone()[0])'
+    return site.compose("exec", "-T", "node", "python", "-c", code).strip() == "1"
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The migrations make exactly the tables of the code, on both databases, whoever comes first."""
 
 import shutil
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -55,6 +56,22 @@ def test_two_coordinators_that_start_at_once_do_not_disturb_each_other(tmp_path:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(start, range(4)))
+
+
+def test_a_new_file_that_another_process_writes_just_now_is_waited_for(tmp_path: Path) -> None:
+    """SQLite answers "locked" at once here, whatever the time-out."""
+    other = sqlite3.connect(tmp_path / "x.db", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE x (y)")
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.2, other.execute, ["COMMIT"])
+    end.start()
+    database = Database(f"sqlite:///{tmp_path}/x.db")
+    database.ping()
+    with database.engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    database.close()
+    end.join()
+    other.close()
 
 
 def test_a_database_of_a_newer_coordinator_is_refused_and_left_alone(tmp_path: Path) -> None:

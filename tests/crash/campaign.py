@@ -1,11 +1,12 @@
 """Kill the alliance at every durable step in turn, and cut its power there; say whether one bit came out different.
 
 python -m tests.crash                 every kind of point, first and last occurrence; several strikes in a run
-python -m tests.crash --sample 24     so many strikes, drawn from all; what `make test` does
+python -m tests.crash --sample 24     so many strikes, drawn from all
+python -m tests.crash --hub sftpgo    the real hub, which dies as a whole; its own steps are not points
 python -m tests.crash --long          every occurrence, and the first and last in a run of their own
 
-record ─> choose ─> batches ─> what was not met, again in smaller ones, then alone
-                      └─ a batch that ends wrong ─> each of its strikes alone: which was it?
+record ─> choose ─> batches ─> what was not met, again in smaller ones
+                      └─ a batch that ends wrong ─> its halves, and so on: which strike was it?
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 from hsl_model.protocol.clock import SystemClock
 from tests.crash import plan, power
@@ -31,7 +34,7 @@ from tests.crash.points import Harm, Point, Strike
 from tests.crash.run import Outcome, Run
 
 SEED = 1
-NUM_DOUBLE = 60
+NUM_DOUBLE = 24
 NUM_RECORDINGS = 4
 HARMS = (Harm.KILL, Harm.HUB, Harm.POWER, Harm.NAMES)
 
@@ -67,11 +70,11 @@ class Verdict:
 _fleet: Fleet | None = None
 
 
-def _begin(root: str) -> None:
+def _begin(root: str, hub_kind: Literal["embedded", "sftpgo"]) -> None:
     global _fleet  # noqa: PLW0603 - a worker is a process that has one fleet
     scale_down()
     folder = Path(tempfile.mkdtemp(dir=root))
-    _fleet = Fleet(folder)
+    _fleet = Fleet(folder, hub_kind)
     _fleet.make_template()
 
 
@@ -81,10 +84,10 @@ def _run(name: str, strikes: tuple[Strike, ...], recording: bool) -> Outcome:
 
 
 @contextlib.contextmanager
-def workers(number: int) -> Iterator[Executor]:
+def workers(number: int, hub_kind: str = "embedded") -> Iterator[Executor]:
     root = new_root()
     try:
-        with ProcessPoolExecutor(number, get_context("fork"), _begin, (str(root),)) as pool:
+        with ProcessPoolExecutor(number, get_context("fork"), _begin, (str(root), hub_kind)) as pool:
             yield pool
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -121,12 +124,13 @@ class Campaign:
             single = random.Random(SEED).sample(single, min(options.sample, len(single)))
         for (strike,) in single:
             self.verdict.planned[strike.harm].add(strike)
-        size = 1 if options.alone or options.long else plan.PER_RUN
-        for attempt_size in (size, max(1, size // 2), 1, 1):
+        for size in (1, 1, 1) if options.alone or options.long else plan.SIZES:
             missing = [(s,) for harm in HARMS for s in sorted(self.verdict.planned[harm] - self.verdict.met[harm])]
-            self._judge(self._outcomes(plan.batches(missing, attempt_size, SEED)))
+            self._judge(self._outcomes(plan.batches(missing, size)))
+            if options.until_wrong and self.verdict.failures:
+                return
         if not options.sample and not options.only:
-            pairs = plan.double(points, NUM_DOUBLE * (4 if options.long else 1), SEED)
+            pairs = plan.double(points, NUM_DOUBLE * (10 if options.long else 1), SEED)
             outcomes = self._outcomes(pairs)
             self.verdict.num_double = sum(outcome.num_struck == 2 for outcome in outcomes)
             self._judge(outcomes)
@@ -136,12 +140,20 @@ class Campaign:
             wrong = self._what_is_wrong(outcome)
             if wrong is None:
                 continue
-            alone = self._outcomes([(strike,) for strike in outcome.strikes]) if len(outcome.strikes) > 1 else [outcome]
-            found = [(one, reason) for one in alone if (reason := self._what_is_wrong(one)) is not None]
-            self.verdict.failures += [f"{one.strikes[0]}: {reason}" for one, reason in found]
-            if not found:
-                together = ", ".join(map(str, outcome.strikes))
-                self.verdict.failures.append(f"together only: {together}: {wrong}")
+            if self._options.until_wrong:
+                self.verdict.failures.append(f"{', '.join(map(str, outcome.strikes))}: {wrong}")
+                continue
+            self.verdict.failures += self._narrowed(outcome, wrong)
+
+    def _narrowed(self, outcome: Outcome, wrong: str) -> list[str]:
+        """Which of its strikes it was: each half again, and what is wrong of that, down to single ones."""
+        if len(outcome.strikes) == 1:
+            return [f"{outcome.strikes[0]}: {wrong}"]
+        found = []
+        for half in self._outcomes([outcome.strikes[::2], outcome.strikes[1::2]]):
+            if (reason := self._what_is_wrong(half)) is not None:
+                found += self._narrowed(half, reason)
+        return found or [f"together only: {', '.join(map(str, outcome.strikes))}: {wrong}"]
 
     def _what_is_wrong(self, outcome: Outcome) -> str | None:
         if outcome.error is None and outcome.digests != self._right:
@@ -175,11 +187,18 @@ def main() -> int:
     if options.power and not power.is_preloaded():
         return _again_with_the_shim()
     began_s = SystemClock().monotonic()
-    with workers(options.workers) as pool:
+    with workers(options.workers, options.hub) as pool:
         campaign = Campaign(pool, options)
         campaign.strike(campaign.record())
     verdict = campaign.verdict
-    figures = {**verdict.figures(), "wall_s": round(SystemClock().monotonic() - began_s, 1), "workers": options.workers}
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)  # not of training children whose agent was killed
+    figures = {
+        "hub": options.hub,
+        **verdict.figures(),
+        "wall_s": round(SystemClock().monotonic() - began_s, 1),
+        "processor_s": round(spent.ru_utime + spent.ru_stime, 1),
+        "workers": options.workers,
+    }
     for harm in HARMS:
         for strike in sorted(verdict.planned[harm] - verdict.met[harm]):
             print(f"not met: {strike}")
@@ -207,8 +226,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="points whose name this expression finds")
     parser.add_argument("--harms", type=lambda text: [Harm(part) for part in text.split(",")], default=list(HARMS))
     parser.add_argument("--alone", action="store_true", help="one strike a run")
+    parser.add_argument("--until-wrong", action="store_true", help="end there, and do not look which strike it was")
     parser.add_argument("--long", action="store_true", help="every occurrence; more double crashes")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--hub", choices=("embedded", "sftpgo"), default="embedded")
+    num_cores = len(os.sched_getaffinity(0))  # one worker more than that: runs also wait
+    parser.add_argument("--workers", type=int, default=num_cores + 1)
     parser.add_argument("--record", action="store_true", help="add a line to benchmarks/results/reliability.jsonl")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()

@@ -19,14 +19,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import coordinator.main
 import embedded_hub.main
 import node_agent.main
+import sftpgo_hub.main
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
-from embedded_hub.settings import HubSettings
+from embedded_hub.settings import HubSettings as EmbeddedSettings
 from hsl_cli.demo.ports import choose_ports
 from hsl_data.site import SiteBinding
 from hsl_model.protocol.clock import SystemClock
@@ -40,6 +41,7 @@ from node_agent.heartbeat import HeartbeatThread
 from node_agent.journal import Journal
 from node_agent.phases import PHASES
 from node_agent.settings import NodeSettings
+from sftpgo_hub.settings import HubSettings as SftpgoSettings
 from tests.crash import plan, power, wraps
 from tests.crash.points import Watch
 from tests.e2e.alliance import SMALLEST, TASK
@@ -87,19 +89,24 @@ class Fleet:
     """One worker's: ports and the enrolled template are made once, then each run is a copy of it."""
 
     root: Path
+    hub_kind: Literal["embedded", "sftpgo"] = "embedded"
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     hub_token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
     def __post_init__(self) -> None:
         ports = choose_ports(None)
-        self.port, self.hub_port, self.hub_admin_port = ports.coordinator, ports.hub, ports.hub_admin
+        self.port = ports.coordinator
+        self._hub_ports = {"port": ports.hub, "admin_port": ports.hub_admin}
+        if self.hub_kind == "sftpgo":
+            self._hub_ports |= {"rest_port": ports.hub_rest, "metrics_port": ports.hub_metrics}
         self.app = create_app(
             CoordinatorSettings(
                 host="127.0.0.1",
                 port=self.port,
                 workdir=Path("/proc/self/cwd"),  # of whichever process has forked
                 admin_token=self.token,
-                hub_admin_url=f"http://127.0.0.1:{self.hub_admin_port}",
+                hub_kind=self.hub_kind,
+                hub_admin_url=f"http://127.0.0.1:{ports.hub_admin}",
                 hub_admin_token=self.hub_token,
                 tick_interval_s=0.2,
                 log_level="warning",
@@ -107,6 +114,10 @@ class Fleet:
         )
         self.run_id = ""
         self.template = self.root / "template"
+
+    def folder_of(self, run: str) -> Path:
+        """SFTPGo keeps where its files are: with it every run is in the place where the template was made."""
+        return self.root / (run if self.hub_kind == "embedded" else "run")
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
@@ -121,8 +132,9 @@ class Fleet:
             pid = os.fork()
             if pid:
                 machine.pid = pid
-                if machine.role == "hub":
-                    (watch.folder / "hub.pid").write_text(str(pid))
+                if machine.role == "hub":  # whole at any moment: who kills the hub reads it
+                    (watch.folder / "hub.pid.new").write_text(str(pid))
+                    (watch.folder / "hub.pid.new").rename(watch.folder / "hub.pid")
                 return
             if machine.shadow is not None:
                 power.watch(machine.folder, machine.shadow)
@@ -130,17 +142,13 @@ class Fleet:
             _become(lambda: work(watch), machine.folder, log.fileno())
 
     def _hub(self, watch: Watch) -> None:
+        settings = {"root": Path(), "admin_token": self.hub_token, "log_level": "warning", **self._hub_ports}
+        if self.hub_kind == "sftpgo":  # another program: only its death can be had
+            sftpgo_hub.main.serve(SftpgoSettings.model_validate(settings))
+            return
         wraps.wrap_files(watch)
         wraps.wrap_hub(watch)
-        embedded_hub.main.serve(
-            HubSettings(
-                root=Path(),
-                port=self.hub_port,
-                admin_port=self.hub_admin_port,
-                admin_token=self.hub_token,
-                log_level="warning",
-            )
-        )
+        embedded_hub.main.serve(EmbeddedSettings.model_validate(settings))
 
     def _coordinator(self, watch: Watch) -> None:
         watch.phase = "tick"
@@ -188,8 +196,9 @@ class Fleet:
 
     def make_template(self) -> None:
         """Three sites are enrolled, their data bound, the run drafted, and their admins have said yes in advance."""
+        place = self.folder_of("template")
         watch = {role: Watch(role, self.root) for role in ROLES}
-        machines = {role: Machine(role, self.template / role) for role in ("hub", "coordinator")}
+        machines = {role: Machine(role, place / role) for role in ("hub", "coordinator")}
         for role, machine in machines.items():
             self.fork(machine, watch[role])
         wait_until(lambda: (machines["hub"].folder / "hub.json").exists() and self.ask("GET", "/nodes"), "a template")
@@ -197,7 +206,7 @@ class Fleet:
             made = wait_until(
                 lambda site=site: self.ask("POST", "/nodes", {"node_id": site, "display_name": site}), site
             )
-            enrol(self._settings(self.template / site), f"http://127.0.0.1:{self.port}", made["code"])
+            enrol(self._settings(place / site), f"http://127.0.0.1:{self.port}", made["code"])
         config = RunConfig.model_validate(
             {
                 "name": "crash",
@@ -214,7 +223,8 @@ class Fleet:
         for machine in machines.values():
             end(machine)
         for site in SITES:
-            self._say_yes(self.template / site)
+            self._say_yes(place / site)
+        place.rename(self.template)
 
     def _say_yes(self, folder: Path) -> None:
         binding = SiteBinding(

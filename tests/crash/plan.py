@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from tests.crash.points import Harm, Point, Strike
 
 ORDINARY, BUILDER = "site-2", "site-1"
-PER_RUN = 12
+SIZES = (36, 12, 12, 6)  # strikes in a run, and in the next tries for those that were not met
 
 
 def is_struck(point: Point) -> bool:
@@ -49,11 +49,12 @@ def double(points: Sequence[Point], number: int, seed: int) -> list[tuple[Strike
     return [tuple(Strike(point, draw.choice(harms)) for point in pair) for pair in pairs]
 
 
-def batches(single: Sequence[tuple[Strike, ...]], size: int, seed: int) -> list[tuple[Strike, ...]]:
-    """Several strikes for each run, drawn from everywhere, of one sort: a machine's disk is of one kind in a run."""
+def batches(single: Sequence[tuple[Strike, ...]], size: int) -> list[tuple[Strike, ...]]:
+    """At most `size` strikes for each run, dealt like cards: neighbours (the same phase of the same process, which
+    could take each other's turn) fall in different runs. Of one sort: a machine's disk is of one kind in a run."""
     batched = []
     for harm in Harm:
-        of_harm = [strike for one in single for strike in one if strike.harm is harm]
-        random.Random(seed).shuffle(of_harm)
-        batched += [tuple(of_harm[start : start + size]) for start in range(0, len(of_harm), size)]
+        of_harm = sorted(strike for one in single for strike in one if strike.harm is harm)
+        number = -(-len(of_harm) // size)
+        batched += [tuple(of_harm[start::number]) for start in range(number)]
     return batched

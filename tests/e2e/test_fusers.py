@@ -7,7 +7,7 @@ import pytest
 from hsl_model.protocol.views import RoundView
 from tests.e2e.alliance import Alliance, digests
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 
 def test_two_fusers_end_with_the_bits_of_all(new_alliance: Callable[..., Alliance]) -> None:

@@ -16,7 +16,7 @@ from hsl_model.protocol.states import ParticipationStatus
 from hsl_model.protocol.views import LedgerView, RoundView
 from tests.e2e.alliance import ROOT, Alliance
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1800)]
 REVOKED, STAY = "site-3", ("site-1", "site-2")
 MORE_THAN_ENOUGH = 200  # rounds; the test stops the run
 

@@ -44,10 +44,10 @@ class _Connection:
 
 
 class Line(AbstractContextManager["Line"]):
-    """`source`: the address that the server sees."""
+    """`source`: the address that the server sees. `bytes_per_s`: of each direction of a connection."""
 
-    def __init__(self, server_port: int, source: str = "127.0.0.1") -> None:
-        self._server_port, self._source = server_port, source
+    def __init__(self, server_port: int, source: str = "127.0.0.1", bytes_per_s: float | None = None) -> None:
+        self._server_port, self._source, self._bytes_per_s = server_port, source, bytes_per_s
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
@@ -104,13 +104,9 @@ class Line(AbstractContextManager["Line"]):
     async def _accept(self) -> None:
         while True:
             client, _ = await self._loop.sock_accept(self._listener)
-            server = socket.socket()
-            server.setblocking(False)
-            server.bind((self._source, 0))
             try:
-                await self._loop.sock_connect(server, ("127.0.0.1", self._server_port))
+                server = await self._other_end(client)
             except BaseException as error:  # it is down, or we are to end
-                server.close()
                 client.close()
                 if isinstance(error, OSError):
                     continue
@@ -123,11 +119,29 @@ class Line(AbstractContextManager["Line"]):
             if not (self._is_broken() and self._fault is Fault.HALF_OPEN):
                 connection.tasks = [self._loop.create_task(self._forward(connection, way)) for way in Way]
 
+    async def _other_end(self, client: socket.socket) -> socket.socket:
+        """Where the bytes of `client` go. Raises `OSError`: nowhere, and the client sees the end."""
+        del client
+        return await self._connected(self._server_port)
+
+    async def _connected(self, port: int) -> socket.socket:
+        server = socket.socket()
+        server.setblocking(False)
+        try:
+            server.bind((self._source, 0))
+            await self._loop.sock_connect(server, ("127.0.0.1", port))
+        except BaseException:
+            server.close()
+            raise
+        return server
+
     async def _forward(self, connection: _Connection, way: Way) -> None:
         source, target = connection.ends if way is Way.UP else reversed(connection.ends)
         try:
-            while data := await self._loop.sock_recv(source, 65536):
+            while data := await self._loop.sock_recv(source, 65536 if self._bytes_per_s is None else 8192):
                 was_broken, data = self._is_broken(), self._allowed(data, way)
+                if self._bytes_per_s is not None:
+                    await asyncio.sleep(len(data) / self._bytes_per_s)
                 await self._loop.sock_sendall(target, data)
                 if self._is_broken() and not (was_broken and self._fault is Fault.SILENCE):
                     await asyncio.shield(self._loop.create_task(self._break()))

@@ -6,14 +6,13 @@ No 5xx, only documented answers, each of its documented shape, and nothing to be
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import given
 from hypothesis import strategies as st
-from schemathesis import Case, GenerationMode
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -30,8 +29,8 @@ from tests.coordinator.fakes import MemoryHub
 from tests.coordinator.helpers import Alliance, NodeSpeaker
 from tests.coordinator.rounds.sites import Federation, enrolled
 from tests.fuzz.conftest import counted, examples
+from tests.fuzz.sending import send
 
-BASE = "http://coordinator"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 LAST = ("/stop", "/revoke")  # after these there is less left to break
 DOCUMENT = create_app(settings_for("sqlite:///nowhere/never-opened.db"), hub=MemoryHub()).openapi()
@@ -64,16 +63,6 @@ class Target:
     def known(self, name: str) -> object:
         return {"run_id": self.federation.run_id, "node_id": "node-b", "round_number": 1}.get(name)
 
-    def send(self, case: Case, headers: dict[str, str]) -> Any:
-        given = case.as_transport_kwargs(base_url=BASE, headers=headers)
-        spoken = ("method", "url", "headers", "params", "json", "data")
-        given = {name: value for name, value in given.items() if value and name in spoken}
-        if isinstance(given.get("data"), bytes):
-            given["content"] = given.pop("data")
-        reply = self.alliance.http.request(**given)
-        reply.elapsed = timedelta(0)  # nobody has measured it here, and the checks want to know
-        return reply
-
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Any) -> Iterator[Target]:
@@ -99,7 +88,7 @@ def _fuzz(target: Target, method: str, path: str, number: int) -> None:
                 name: target.known(name) or value for name, value in (case.path_parameters or {}).items()
             }
         counted("requests to the coordinator")
-        reply = target.send(case, target.headers(path))
+        reply = send(target.alliance.http, case, target.headers(path))
         case.validate_response(reply, checks=CHECKS)
 
     play()

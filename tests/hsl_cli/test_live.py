@@ -11,6 +11,7 @@ from hsl_cli.live import MAX_SILENCE_S, Lines, Picture, Reader, Screen, follow, 
 from hsl_cli.service import Service
 from hsl_model.protocol.clock import ManualClock
 from hsl_model.protocol.states import NodeHealth, NodePhase, RoundStatus, RunStatus
+from hsl_model.protocol.views import RunView
 from tests.hsl_cli.helpers import FakeService, a_node, a_participation, a_round, a_run, digest
 
 RUN = "/api/v1/runs/run-0000aaaa"
@@ -41,6 +42,16 @@ def test_a_round_that_is_over_is_read_once(coordinator: FakeService) -> None:
     assert list(first.nodes) == ["site-1"]
     paths = [path for _, path, _, _ in coordinator.asked]
     assert (paths.count(f"{RUN}/rounds/0"), paths.count(f"{RUN}/rounds/1")) == (1, 2)
+
+
+def test_a_proxy_for_the_outside_world_is_not_asked_for_this_machine(
+    coordinator: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator.on("GET", RUN, a_run())
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with Service(coordinator.url, "t", name="the coordinator") as service:
+        assert service.get(RUN, RunView) == a_run()
 
 
 def test_a_terminal_shows_sites_scores_and_what_is_waited_for() -> None:

@@ -61,9 +61,14 @@ def test_copies_and_conflicts_are_left_out(tmp_path: Path) -> None:
     found = {pixel_digest(pixels) for pixels in load_sat(facts.path, facts.digest).images}
     assert pixel_digest(picture(2)[None]) in found
     assert pixel_digest(picture(1)[None]) not in found
-    with pytest.raises(SatTooSmallError, match="2 images of each class were asked for, but broken has 1"):
+    with pytest.raises(SatTooSmallError, match="2 images of broken were asked for, but only 1 can"):
         build_sat(bind(path), TASK, 2, tmp_path / "more.safetensors")
     assert not (tmp_path / "more.safetensors").exists()
+
+
+def test_the_classes_may_have_counts_of_their_own(tmp_path: Path) -> None:
+    facts = build_sat(bind(write_archive(tmp_path / "a.npz", 60)), TASK, (12, 1), tmp_path / "sat.safetensors")
+    assert (facts.num_negative, facts.num_positive) == (12, 1)
 
 
 def test_a_source_is_read_with_the_same_rules_as_a_sites(tmp_path: Path) -> None:

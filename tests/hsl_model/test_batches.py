@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hsl_model import batches
 from hsl_model.batches import PairLoader
 from hsl_model.data import ImageSet
 from hsl_model.protocol.errors import ConfigError
@@ -29,6 +30,53 @@ def test_only_the_mmoe_network_is_given_the_shared_anchor_task() -> None:
     assert plain.sat_labels is None
     assert mmoe.sat_images is not None
     assert mmoe.sat_images.shape == mmoe.images.shape == (4, 1, 16, 16)
+
+
+SAME_TASK = {"sat_task_id": "fracture", "network": {"normalisation": "group"}}
+
+
+@pytest.mark.parametrize(("added", "stream"), [("sat", "sat"), ("own", "added")])
+def test_added_images_stand_behind_primary_batches_that_they_leave_alone(added: str, stream: str) -> None:
+    data = site_data()
+    plain = PairLoader(spec_of(run_config("swarm")), data, "cpu")
+    both = PairLoader(spec_of(run_config("swarm", training={"added_images": added}, **SAME_TASK)), data, "cpu")
+    assert both.steps_per_epoch == plain.steps_per_epoch
+    for epoch, step, size in [(0, 0, 4), (0, 2, 2), (1, 1, 4)]:
+        alone, batch = plain.batch(epoch, step), both.batch(epoch, step)
+        assert len(batch) == 2 * len(alone) == 2 * size
+        assert batch.sat_images is None
+        assert torch.equal(batch.images[:size], alone.images)
+        assert torch.equal(batch.labels[:size], alone.labels)
+        assert not torch.equal(batch.images[size:], alone.images)
+    mmoe = PairLoader(spec_of(run_config("hsl")), data, "cpu").batch(0, 0)
+    same = mmoe.sat_images is not None and torch.equal(both.batch(0, 0).images[4:], mmoe.sat_images)
+    assert same == (stream == "sat"), "added SAT images are those that HSL is shown"
+
+
+def test_added_own_images_are_the_sites_and_balanced() -> None:
+    data = site_data(num_training=400, positive_share=0.1)
+    large = {"images_per_epoch": 400, "batch_size": 400, "added_images": "own", "augment": False}
+    batch = PairLoader(spec_of(run_config("swarm", training=large)), data, "cpu").batch(0, 0)
+    assert batch.labels[400:].mean() == pytest.approx(0.5, abs=0.075)
+    stored = {image.tobytes() for image in data.training.images}
+    back = (batch.images[400:] * 0.226 + 0.449) * 255.0
+    assert {np.rint(image.numpy()).astype(np.uint8).tobytes() for image in back} <= stored
+
+
+def test_photometric_augmentation_is_a_setting_and_leaves_rotations_and_flips_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, turned = site_data(), []
+    whole = batches.augment
+    monkeypatch.setattr(batches, "augment", lambda *given: turned.append(whole(*given)) or turned[-1])
+    plain = PairLoader(spec_of(run_config("hsl")), data, "cpu").batch(0, 1)
+    shown = PairLoader(spec_of(run_config("hsl", training={"photometric": 1.0})), data, "cpu").batch(0, 1)
+    assert all(torch.equal(first, second) for first, second in zip(turned[:2], turned[2:], strict=True))
+    assert torch.equal(plain.labels, shown.labels)
+    assert not torch.equal(plain.images, shown.images)
+    assert plain.sat_images is not None
+    assert shown.sat_images is not None
+    assert not torch.equal(plain.sat_images, shown.sat_images)
 
 
 def test_a_batch_can_be_made_at_any_time_in_any_order() -> None:

@@ -26,6 +26,7 @@ from hsl_model.optimise import learning_rate
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import CheckpointError, ConfigError
 from hsl_model.protocol.messages import ValidationMetrics
+from hsl_model.scoring import Scorer
 from hsl_model.snapshot import EpochFacts, SnapshotFolder
 from tests.hsl_model.engine_helpers import (
     ARMS,
@@ -289,13 +290,13 @@ def test_the_best_or_the_last_epoch_is_shared(
 ) -> None:
     long = run_config("fedavg", training={"local_epochs": 3, "share_epoch": share_epoch})
     start = [initial_file(long, tmp_path)]
-    monkeypatch.setattr(engine.Scorer, "metrics", scripted([0.6, 0.8, 0.7]))
+    monkeypatch.setattr(Scorer, "metrics", scripted([0.6, 0.8, 0.7]))
     result = train(spec_of(long), site_data(), start, tmp_path / "long")
     assert result.metrics.shared_epoch == shared
     assert result.metrics.num_steps == 9
     # the weights are those at the end of that epoch: training just so long gives them
     short = run_config("fedavg", training={"local_epochs": shared, "share_epoch": "last"})
-    monkeypatch.setattr(engine.Scorer, "metrics", scripted([0.5] * shared))
+    monkeypatch.setattr(Scorer, "metrics", scripted([0.5] * shared))
     expected = train(spec_of(short), site_data(), start, tmp_path / "short")
     assert result.shared.sha256 == expected.shared.sha256
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsl_model.protocol.errors import ConfigError
-from hsl_model.sampler import balance, epoch_order, micro_batches, num_images, num_steps
+from hsl_model.sampler import balance, balance_cells, epoch_order, micro_batches, num_images, num_steps, site_classes
 from hsl_model.seeding import generator
 
 
@@ -63,6 +63,39 @@ def test_one_class_alone_stays_as_it_is(label: int) -> None:
     labels = np.full(10, label, dtype=np.uint8)
     order = epoch_order(10, 30, generator("order"))
     assert (balance(order, labels, generator("balance")) == order).all()
+
+
+SITES = np.repeat([0, 0, 1, 1, 2], [600, 8, 12, 1500, 3])
+LABELS = np.repeat([0, 1, 0, 1, 1], [600, 8, 12, 1500, 3]).astype(np.uint8)  # site 2 has one class alone
+
+
+def test_balanced_cells_come_in_equal_number_so_that_the_site_says_nothing_of_the_class() -> None:
+    cells, drawn = site_classes(SITES, LABELS), 40_000
+    plain = epoch_order(len(cells), drawn, generator("order"))
+    order = balance_cells(plain, cells, generator("balance"))
+    numbers, counts = np.unique(cells[order], return_counts=True)
+    assert numbers.tolist() == [0, 1, 2, 3, 5]
+    assert (np.abs(counts / drawn - 0.2) < 4 * np.sqrt(0.2 * 0.8 / drawn)).all()
+    by_class = balance(plain, LABELS, generator("balance"))
+    assert LABELS[by_class][SITES[by_class] == 0].mean() < 0.1, "balanced by class, site 0 still says negative"
+    assert abs(LABELS[order][SITES[order] == 0].mean() - 0.5) < 0.02
+
+
+def test_two_cells_are_balanced_as_two_classes_are() -> None:
+    labels = np.array([1] * 100 + [0] * 300, dtype=np.uint8)
+    before = epoch_order(400, 400, generator("order"))
+    after = balance_cells(before, labels.astype(np.int64), generator("balance"))
+    changed = before != after
+    assert (labels[before[changed]] == 0).all()
+    assert (labels[after[changed]] == 1).all()
+    replaced = changed.sum() / (labels[before] == 0).sum()
+    assert abs(replaced - (0.5 - 0.25) / 0.75) < 4 * np.sqrt(1 / 3 * 2 / 3 / 300)
+
+
+def test_cells_of_equal_size_and_a_single_cell_stay_as_they_are() -> None:
+    order = epoch_order(40, 100, generator("order"))
+    for cells in (np.arange(40) % 4, np.zeros(40, dtype=np.int64)):
+        assert (balance_cells(order, cells, generator("balance")) == order).all()
 
 
 @given(st.integers(2, 300), st.integers(2, 100))

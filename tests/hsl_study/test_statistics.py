@@ -13,6 +13,7 @@ from hsl_model.metrics import roc_auc
 from hsl_study.statistics import (
     ArmScores,
     Interval,
+    Panel,
     group_weights,
     holm,
     mean_and_sd,
@@ -21,6 +22,7 @@ from hsl_study.statistics import (
     pooled_bootstrap,
     smallest_detectable,
     two_way_bootstrap,
+    two_way_panels,
     weighted_aucs,
 )
 
@@ -171,3 +173,42 @@ def test_under_no_difference_the_two_way_bootstrap_keeps_its_level_and_the_poole
     assert wrong["two-way"] <= 9, wrong
     assert wrong["pooled"] >= 15, wrong
     assert math.isfinite(sum(wrong.values()))
+
+
+def test_seeds_with_images_of_their_own_are_compared_image_by_image() -> None:
+    """Two seeds whose partitions differ: the estimate is the mean over seeds and nodes, and an image that both seeds
+    tested on is drawn as one. With weights of one group in two panels, the resamples of both move together."""
+    labels = np.array([0, 1, 0, 1], np.uint8)
+    good, bad = np.array([0, 2, 1, 3], np.float32), np.array([2, 0, 1, 3], np.float32)
+    seeds = [np.array([0, 1, 2, 3]), np.array([2, 3, 8, 9])]
+    first = [[Panel(good, labels, groups)] for groups in seeds]
+    second = [[Panel(bad, labels, groups)] for groups in seeds]
+    found = two_way_panels(first, second, 300)
+    assert found.estimate == pytest.approx(0.5)
+    assert 0 < found.undefined < 0.5, "a seed's two positives may both be missing from a resample; that is told"
+    assert two_way_panels(second, first, 300).estimate == pytest.approx(-0.5)
+
+
+def test_a_node_without_a_class_does_not_count_and_all_without_are_refused() -> None:
+    whole = Panel(np.array([0, 1], np.float32), LABELS[1:3], np.array([0, 1]))
+    lacking = Panel(np.array([0, 1], np.float32), LABELS[:2], np.array([2, 3]))
+    turned = Panel(-whole.logits, whole.labels, whole.groups)
+    assert two_way_panels([[whole, lacking]], [[turned, lacking]], 50).estimate == 1.0
+    with pytest.raises(ValueError, match="no AUC is defined"):
+        two_way_panels([[lacking]], [[lacking]], 50)
+
+
+def test_an_image_that_several_seeds_tested_on_is_drawn_once_for_all() -> None:
+    """Four seeds with equal scores on the same images say no more than one; on different images they say more."""
+    random = np.random.default_rng(2)
+    labels = np.tile([0, 1], 20).astype(np.uint8)
+    good, bad = (random.normal(0, 1, 40).astype(np.float32) + strength * labels for strength in (1.0, 0.3))
+
+    def width(groups_of_seeds: list[np.ndarray]) -> float:
+        first, second = ([[Panel(scores, labels, groups)] for groups in groups_of_seeds] for scores in (good, bad))
+        found = two_way_panels(first, second, 2000)
+        return found.high - found.low
+
+    same = np.arange(40)
+    assert width([same] * 4) == pytest.approx(width([same]), rel=0.05)
+    assert width([same + 40 * seed for seed in range(4)]) < 0.85 * width([same])

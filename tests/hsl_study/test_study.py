@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from hsl_model.protocol.errors import ConfigError
 from hsl_study import cells, configs
 from hsl_study.cells import CellRow
 from hsl_study.config import StudyConfig
+from hsl_study.contrasts import contrast_table
 from hsl_study.folder import StudyFolder
 from hsl_study.grid import BudgetError, CellFailedError, Grid
 from hsl_study.report import html_report
-from hsl_study.tables import auc_table, contrast_table
+from hsl_study.results import Results
+from hsl_study.tables import auc_table
 
 SMOKE = parse_file(configs.path_of("smoke") or Path("smoke"))
 assert isinstance(SMOKE, dict)
@@ -36,6 +39,7 @@ def tiny(**changes: Any) -> StudyConfig:
         ],
         "run": {**SMOKE["run"], "num_rounds": 1},
         "contrasts": [("swarm", "local")],
+        "features": True,
     }
     return StudyConfig.model_validate({**small, **changes})
 
@@ -52,17 +56,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 
 def results(folder: StudyFolder) -> dict[Any, Any]:
-    """Rows by key, without times, with the bytes of the score files behind their digests."""
+    """Rows by key, with the bytes of the score files behind their digests; without times, and without versions, since
+    somebody may commit meanwhile."""
     for key, row in folder.rows().items():
         assert folder.scores(key).is_file(), row
-    return {key: row.model_dump(exclude={"seconds"}) for key, row in folder.rows().items()}
+    return {key: row.model_dump(exclude={"seconds", "versions"}) for key, row in folder.rows().items()}
 
 
 def test_every_cell_has_a_row_and_what_cannot_be_has_its_reason(finished: StudyFolder) -> None:
     assert sorted(finished.rows()) == [("given", arm, seed) for arm in ("local", "swarm") for seed in (0, 1)]
     reasons = {(cell.scenario, cell.arm, cell.seed) for cell in finished.missing()}
     assert reasons == {("too-large", arm, seed) for arm in ("local", "swarm") for seed in (0, 1)}
-    (row,) = [line for line in auc_table(finished, "too-large").rows if line[0] == "swarm"]
+    (row,) = [line for line in auc_table(Results(finished), "too-large").rows if line[0] == "swarm"]
     assert "8000" in row[2] or "of 2400 in training" in row[2]
     assert not list((finished.path / "cells").iterdir()), "models of finished cells are gone"
 
@@ -86,9 +91,24 @@ def test_scores_say_of_each_image_who_tests_on_it_and_what_every_node_thinks(fin
 def test_a_node_is_scored_on_its_own_images_and_once_more_on_all() -> None:
     """Own: 3 wins against 1 and 2. All: it loses against 5, and 0 wins none of three: 2 pairs of 6."""
     logits, labels = np.array([1, 2, 3, 5, 0], np.float32), np.array([0, 0, 1, 0, 1], np.uint8)
-    found = cells._scores(logits, labels, np.array([True, True, True, False, False]))
+    own, nowhere = np.array([True, True, True, False, False]), np.zeros(5, bool)
+    scored: Any = SimpleNamespace(own=lambda _: own, is_unseen=nowhere, domains={})
+    found = cells._scores(logits, labels, scored, "a")
     assert (found.auc, found.all_domain_auc) == (1.0, 2 / 6)
     assert (found.num_positive, found.num_negative) == (1, 2)
+
+
+def test_features_before_training_are_common_and_afterwards_each_node_s_own(finished: StudyFolder) -> None:
+    found = {arm: dict(Results(finished).features("given", arm))[1] for arm in ("swarm", "local")}
+    for features in found.values():
+        assert features.before.shape == features.after.shape == (54, 512)
+        assert np.bincount(features.node).tolist() == [18, 18, 18]
+        assert features.labels.sum() == 27
+    assert (found["swarm"].before == found["local"].before).all(), "equal weights, equal images"
+    assert (found["swarm"].after != found["local"].after).any(axis=1).all()
+    row = finished.rows()["given", "swarm", 0]
+    assert len(row.validation_aucs) == 2
+    assert row.validation_aucs[row.deployed_round] == row.mean_validation_auc
 
 
 def test_killed_in_a_cell_and_between_cells_the_results_are_the_same(finished: StudyFolder, tmp_path: Path) -> None:
@@ -146,14 +166,14 @@ def test_a_cell_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
 
 
 def test_tables_and_report_are_made_of_the_rows(finished: StudyFolder) -> None:
-    aucs = {row[0]: row for row in auc_table(finished, "given").rows}
+    aucs = {row[0]: row for row in auc_table(Results(finished), "given").rows}
     swarm = [row for row in finished.rows().values() if row.arm == "swarm"]
     means = [np.mean([node.auc for node in row.nodes.values()]) for row in swarm]  # type: ignore[arg-type]
     assert aucs["swarm"][-2] == f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
-    (contrast,) = contrast_table(finished, "given").rows
+    (contrast,) = contrast_table(Results(finished), "given").rows
     assert contrast[0] == "swarm - local"
     assert contrast[-1].startswith("declared, Holm p")
-    page = html_report(finished)
+    page = html_report(Results(finished))
     assert "too-large" in page
     assert "data:image/png;base64," in page
     assert "src=" not in page.replace('src="data:', ""), "self-contained"
@@ -170,10 +190,10 @@ def test_undefined_values_are_said(tmp_path: Path) -> None:
     )  # fmt: skip
     folder.cell(row.key).mkdir(parents=True)
     folder.finish(row)
-    table = {line[0]: line for line in auc_table(folder, "given").rows}
+    table = {line[0]: line for line in auc_table(Results(folder), "given").rows}
     assert table["swarm"][2] == "undefined"
     assert table["local"][2] == "not run yet"
-    assert "at least two seeds" in contrast_table(folder, "given").rows[0][1]
+    assert "at least two seeds" in contrast_table(Results(folder), "given").rows[0][1]
 
 
 @pytest.mark.parametrize(
@@ -211,10 +231,3 @@ def test_a_training_seed_of_its_own_is_another_training_from_another_start() -> 
     runs = [config.run_config(arm, ("a", "b"), 7, "0" * 64) for arm in config.arms]
     assert [(run.seed, run.initial.seed) for run in runs] == [(7, 7), (1007, 1007)]
     assert runs[0].model_copy(update={"seed": 1007, "initial": runs[1].initial, "name": runs[1].name}) == runs[1]
-
-
-@pytest.mark.parametrize("name", [name for name, _ in configs.described()])
-def test_the_studies_that_come_with_it_are_valid(name: str) -> None:
-    path = configs.path_of(name)
-    assert path is not None
-    assert StudyConfig.model_validate(parse_file(path)).name == name

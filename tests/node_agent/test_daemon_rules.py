@@ -394,6 +394,34 @@ def test_an_own_update_that_peers_cannot_find_is_published_again(scene: Scene) -
     assert len({body["signed"]["signature"] for body in alliance.asked("/rounds/1/announce")}) == 1
 
 
+@pytest.mark.parametrize("when", ["collecting", "adopted"])
+def test_an_own_update_that_hub_and_disk_have_lost_is_said_to_be_lost(
+    scene: Scene, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could ever publish it again, so nobody may wait for it: the plan goes on without it."""
+    alliance, row = scene.alliance, scene.hospital.row
+    if when == "adopted":
+        monkeypatch.setattr(alliance, "_complete", lambda: alliance.round.number or Alliance._complete(alliance))
+    else:
+        alliance.peers_announce = False
+    with scene.hospital.running():
+        alliance.wait(lambda: alliance.round.number == 1 and AGENT in alliance.round.updates)
+        if when == "adopted":
+            alliance.wait(lambda: any(map(alliance._is_final, alliance.round.reports)))
+            scene.hospital.wait(lambda: row().phase is NodePhase.IDLE)
+        sha256 = alliance.round.updates[AGENT].manifest.update_sha256
+        scene.on_hub(AGENT, sha256).unlink()
+        (scene.hospital.settings.workdir / "store" / f"{sha256}.safetensors").unlink()
+        alliance.change(republish=(sha256,), peers_announce=True)
+        alliance.wait(lambda: alliance.asked("/refusals"))
+        report = alliance.asked("/refusals")[0]
+        assert (report["owner"], report["kind"], report["update_sha256"]) == (AGENT, "lost", sha256)
+        monkeypatch.undo()
+        alliance.republish = ()
+        alliance.new_plan(without=(AGENT,))
+        scene.until_finished()
+
+
 def test_a_node_whose_disk_lost_the_start_model_asks_for_it(tmp_path: Path) -> None:
     scene = Scene(tmp_path, num_rounds=2)
     alliance = scene.alliance

@@ -8,7 +8,7 @@ import pytest
 
 from hsl_data.binding import SiteBinding
 from hsl_model.protocol.states import NodePhase
-from node_agent.bindings import BindingFile, read_binding
+from node_agent.bindings import BindingFile, read_binding, write_binding
 from node_agent.site_api import SiteFile
 from tests.node_agent.alliance import RUN, Alliance, make_config
 from tests.node_agent.helpers import Hospital
@@ -114,6 +114,25 @@ def test_a_binding_that_makes_no_sense_is_refused_with_the_place(site: httpx.Cli
     reply = site.post("/bindings", json={"binding": {"task_id": "x"}, "sat": None})
     assert (reply.status_code, reply.json()["code"]) == (422, "request_invalid")
     assert "binding" in reply.json()["detail"]
+
+
+def test_what_the_framework_refuses_is_a_problem_as_well(site: httpx.Client) -> None:
+    broken = site.post("/bindings", content=b"{", headers={"Content-Type": "application/json"})
+    nowhere, wrong = site.get("/nowhere"), site.delete("/status")
+    for reply, status, code in (
+        (broken, 422, "request_invalid"),
+        (nowhere, 404, "not_served"),
+        (wrong, 404, "not_served"),
+    ):
+        assert (reply.status_code, reply.json()["code"]) == (status, code)
+        assert reply.headers["content-type"] == "application/problem+json"
+
+
+def test_a_task_whose_name_no_file_could_have_is_bound_all_the_same(hospital: Hospital) -> None:
+    task_id = "\N{CJK UNIFIED IDEOGRAPH-20000}" * 64  # 256 bytes
+    binding = SiteBinding(task_id=task_id, reader="npz", path=Path("/x.npz"), classes={"a": "p", "b": "n"})
+    write_binding(hospital.settings, BindingFile(binding=binding))
+    assert read_binding(hospital.settings, task_id).binding == binding
 
 
 def test_the_status_explains_itself_in_one_sentence(site: httpx.Client, hospital: Hospital) -> None:

@@ -9,6 +9,7 @@ from tests.planted import bugs
 from tests.planted.plant import Bug
 from tests.planted.run import PlantedRun
 
+pytestmark = pytest.mark.faults  # each is a pytest of its own
 TABLE = [pytest.param(name, bug, marks=bug.marks, id=name) for name, bug in bugs.BUGS.items()]
 
 

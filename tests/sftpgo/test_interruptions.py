@@ -17,8 +17,8 @@ from node_agent.exchange.pace import Pace
 from node_agent.exchange.pipeline import SEND_BATCH
 from node_agent.exchange.sftp import SftpExchange
 from tests.embedded_hub.helpers import Login, names, wait_until
+from tests.faults.line import Line
 from tests.node_agent.exchange.helpers import MIB, Content, Watch, failure_of, make_content
-from tests.node_agent.exchange.proxy import Line
 from tests.sftpgo.helpers import SftpgoProcess
 
 pytestmark = pytest.mark.sftpgo

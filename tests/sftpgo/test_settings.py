@@ -32,6 +32,16 @@ def test_a_hub_that_nobody_could_find_is_refused(tmp_path: Path) -> None:
     assert settings(tmp_path, host="0.0.0.0", public_host="hub.example").public_host == "hub.example"
 
 
+def test_a_folder_named_from_here_is_that_folder_for_sftpgo_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SFTPGo is started in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    found = settings(Path("hub"))
+    assert found.templates_folder == tmp_path / "hub" / "sftpgo" / "templates"
+    assert environment(found)["SFTPGO_LOADDATA_FROM"] == str(tmp_path / "hub" / "sftpgo" / "provision.json")
+
+
 def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose passes on what nobody filled in."""
     monkeypatch.setenv("HSL_HUB_PUBLIC_HOST", "")

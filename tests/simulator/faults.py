@@ -38,6 +38,7 @@ KINDS = {
     "run stopped": 0.0003,
     # time
     "clock jumps": 0.01,
+    "clock of a site is set": 0.02,
 }
 """Kind -> its highest rate: of each request, transfer, training or step, whatever it may strike."""
 

@@ -133,3 +133,23 @@ class Scheduler:
         task.work.switch()
         if task.work.dead and task in self.tasks:
             self.tasks.remove(task)
+
+
+@dataclass
+class SiteClock:
+    """A machine's wall clock, wrong by `ahead_s`, and set while its programs run; how long things last is true."""
+
+    scheduler: Scheduler
+    ahead_s: float = 0.0
+
+    def now(self) -> datetime:
+        return self.scheduler.now() + timedelta(seconds=self.ahead_s)
+
+    def monotonic(self) -> float:
+        return self.scheduler.monotonic()
+
+    def wait(self, wake: Any, timeout_s: float | None) -> bool:
+        return self.scheduler.wait(wake, timeout_s)
+
+    def crossing(self) -> None:
+        self.scheduler.crossing()

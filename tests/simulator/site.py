@@ -33,7 +33,7 @@ from node_agent.settings import NodeSettings
 from tests.simulator.faults import Faults
 from tests.simulator.files import FaultyExchange, HubFolder
 from tests.simulator.line import Line
-from tests.simulator.scheduler import Scheduler, Wake
+from tests.simulator.scheduler import Scheduler, SiteClock, Wake
 
 HUB = HubAddress(host="127.0.0.1", port=2022, username="node", host_key="ssh-ed25519 AAAA")
 TASK_ID = "fracture"
@@ -62,6 +62,7 @@ class Site:
     asked_to_withdraw: bool = False
 
     def __post_init__(self) -> None:
+        self.clock = SiteClock(self.scheduler)
         self.settings = NodeSettings(
             workdir=self.folder, poll_wait_s=55.0, heartbeat_interval_s=45.0, trainer_command=(self.node_id,)
         )
@@ -81,19 +82,19 @@ class Site:
         """As `main.run_daemon`; the status page is left out."""
         if self.journal is not None:
             return
-        scheduler, retry = self.scheduler, RetryPolicy()
+        scheduler, clock, retry = self.scheduler, self.clock, RetryPolicy()
         self.num_starts += 1
-        self.journal = Journal(self.settings.journal_path, scheduler)
+        self.journal = Journal(self.settings.journal_path, clock)
         self.mailbox = Mailbox(changed=Wake())  # type: ignore[arg-type]
-        self.agent = agent = _Agent(self.settings, self._identity, self.journal, scheduler, retry, self.mailbox)
+        self.agent = agent = _Agent(self.settings, self._identity, self.journal, clock, retry, self.mailbox)
         agent._boot = Boot(agent._boot.number, f"boot-{self.num_starts}")  # drawn at random otherwise
         client = agent._client(self.line)
         context = agent._context(client, self._exchange)
-        consents = Consents(self.journal, scheduler)
+        consents = Consents(self.journal, clock)
         daemon = Daemon(context, self._phases(), retry, lambda: 0.5)
-        heartbeat = HeartbeatThread(client, self.journal, self.mailbox, scheduler, self.settings.heartbeat_interval_s)
+        heartbeat = HeartbeatThread(client, self.journal, self.mailbox, clock, self.settings.heartbeat_interval_s)
         errands = Errands(agent._context(client, self._exchange), consents, retry)
-        poller = Poller(agent._client(self.line), self.mailbox, scheduler, self.settings.poll_wait_s, retry)
+        poller = Poller(agent._client(self.line), self.mailbox, clock, self.settings.poll_wait_s, retry)
         for name, part in (("main", daemon), ("poller", poller), ("heartbeat", heartbeat), ("errands", errands)):
             scheduler.start(self.node_id, f"{self.node_id}.{name}", part.run)
 
@@ -128,7 +129,7 @@ class Site:
 
     def answer(self, run_id: str, answer: Answer) -> None:
         if self.journal is not None:
-            consents = Consents(self.journal, self.scheduler)
+            consents = Consents(self.journal, self.clock)
             consents.invite(run_id, TASK_ID)
             consents.answer(run_id, answer)
             self.mailbox.nudge()

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.simulator.planted import WRONG, planted
+from tests.simulator.setting_up import forget_templates
 from tests.simulator.shrink import shrunk, told
 from tests.simulator.tally import Tally
-from tests.simulator.world import Outcome, forget_templates, simulate
+from tests.simulator.world import Outcome, simulate
 
 ROOT = Path(__file__).parents[2]
 NUM_SEEDS, NUM_LONG = 20, 10_000

@@ -24,7 +24,7 @@ from node_agent.mailbox import Mailbox
 from node_agent.trainer import messages as m
 from tests.simulator.faults import Faults
 from tests.simulator.oracle import Made
-from tests.simulator.scheduler import Scheduler
+from tests.simulator.scheduler import SiteClock
 
 Answer = TypeVar("Answer", bound=Message)
 Model = dict[str, np.ndarray[Any, Any]]
@@ -49,7 +49,7 @@ class SimulatedTrainer:
     faults: Faults  # both are the world's, set when it begins
     made: dict[str, Made]  # SHA-256 of a file -> what is in it, and who made it when
 
-    def __init__(self, command: tuple[str, ...], run_folder: Path, mailbox: Mailbox, clock: Scheduler) -> None:
+    def __init__(self, command: tuple[str, ...], run_folder: Path, mailbox: Mailbox, clock: SiteClock) -> None:
         del command
         self.run_folder = run_folder
         self.pid = None

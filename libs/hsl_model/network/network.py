@@ -1,4 +1,4 @@
-"""The three architectures behind one face.
+"""The architectures behind one face.
 
 mmoe (published, methods.md 2.1)            trunk (No-AL, stricter)     plain (every CNN baseline)
 
@@ -11,7 +11,10 @@ x1 -> E1 -> h1 -+- D1 --------> u1          x1 -> E1 -> h1              x1 -> ba
                 |                |                       z1
 x2 -> E2 -> h2 -+- D2 --------> u2
 
-Equal parts have equal tensor names in all three, and so equal initial values (`initialise`). Towers return logits.
+twin: x1 -> E1 and x1 -> E2, concatenated -> linear 1024 -> H, ReLU, dropout 0.3, linear H -> 1: as many parameters as
+mmoe and nothing to do with a SAT, the baseline that is matched to HSL in size.
+
+Equal parts have equal tensor names in all of them, and so equal initial values (`initialise`). Towers return logits.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +28,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hsl_model.network.encoders import NUM_FEATURES, Encoder, build_backbone, sat_statistics
-from hsl_model.network.mixture import NUM_TASK_FEATURES, Experts, Gate, JointEmbedding, Tower, mix, spread_ratio
+from hsl_model.network.mixture import (
+    NUM_JOINT,
+    NUM_TASK_FEATURES,
+    Experts,
+    Gate,
+    JointEmbedding,
+    Tower,
+    mix,
+    spread_ratio,
+)
 from hsl_model.protocol.config import NetworkConfig
 
 SCORING_BATCH = 8
@@ -44,6 +56,7 @@ class NetworkOutput:
 
 class Network(nn.Module, ABC):
     architecture: ClassVar[str]
+    primary_encoder: nn.Module  # images (B, C, H, W) -> h1 (B, 512)
 
     @abstractmethod
     def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
@@ -201,12 +214,41 @@ class PlainNetwork(Network):
         return self.forward(primary, anchors).primary_logit
 
 
+class TwinNetwork(Network):
+    """H is the width that brings its parameters closest to those of mmoe, within half of 1026."""
+
+    architecture = "twin"
+
+    def __init__(self, config: NetworkConfig, channels: int) -> None:
+        super().__init__()
+        self.primary_encoder = Encoder(build_backbone(config, channels))
+        self.second_encoder = Encoder(build_backbone(config, channels))
+        with torch.device("meta"):
+            wanted = _num_parameters(MixtureNetwork(config.model_copy(update={"encoders": "separate"}), channels))
+        num_hidden = round((wanted - _num_parameters(self) - 1) / (NUM_JOINT + 2))
+        self.hidden = nn.Linear(NUM_JOINT, num_hidden)
+        self.dropout = nn.Dropout(0.3)
+        self.head = nn.Linear(num_hidden, 1)
+
+    def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
+        del sat
+        joint = torch.cat((self.primary_encoder(primary), self.second_encoder(primary)), dim=1)
+        return NetworkOutput(self.head(self.dropout(torch.relu(self.hidden(joint)))).squeeze(1))
+
+    def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
+        return self.forward(primary, anchors).primary_logit
+
+
+def _num_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def _filled(images: Tensor) -> Tensor:
     missing = SCORING_BATCH - images.shape[0]
     return functional.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images
 
 
-_ARCHITECTURES = {kind.architecture: kind for kind in (MixtureNetwork, TrunkNetwork, PlainNetwork)}
+_ARCHITECTURES = {kind.architecture: kind for kind in (MixtureNetwork, TrunkNetwork, PlainNetwork, TwinNetwork)}
 
 
 def build_network(config: NetworkConfig, architecture: str, channels: int) -> Network:

@@ -58,11 +58,16 @@ class MethodConfig(Message):
         return {**given, "options": options}
 
 
+Architecture = Literal["mmoe", "trunk", "plain", "twin"]
+
+
 class NetworkConfig(Message):
     """The network. The defaults are the published MMoE (methods.md 2.1): 23,723,650 parameters with `resnet18`."""
 
-    architecture: Literal["mmoe", "trunk", "plain"] | None = Field(
-        default=None, description="None: the method's own (hsl: mmoe; the others: plain, one encoder and one logit)"
+    architecture: Architecture | None = Field(
+        default=None,
+        description="None: the method's own (hsl: mmoe; the others: plain, one encoder and one logit); twin: two "
+        "encoders of the primary image and as many parameters as mmoe",
     )
     encoder: Literal["resnet18", "resnet_small"] = "resnet18"
     encoders: Literal["separate", "shared"] = "separate"
@@ -79,11 +84,25 @@ class TrainingConfig(Message):
 
     batch_size: int = Field(default=64, ge=2, le=4096)
     local_epochs: int = Field(default=5, ge=1, le=100, description="local epochs a round")
+    fuse_every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="a round is this many steps instead of a local epoch; batches, epochs and the "
+        "learning rate run on across rounds, so a run of equal length differs in nothing but how often it fuses",
+    )
     images_per_epoch: int | None = Field(
         default=None, ge=2, description="None: max(training cases, SAT cases), as published; steps = ceil(this / batch)"
     )
     balanced_sampler: bool = True
-    augment: bool = True
+    augment: bool = Field(default=True, description="rotation and flip")
+    photometric: float = Field(
+        default=0.0, ge=0, le=2, description="strength of photometric augmentation (hsl_model/photometric.py); 0: off"
+    )
+    added_images: Literal["none", "sat", "own"] = Field(
+        default="none",
+        description="as many images again in each batch of a network with one input: of the SAT, which must then be of "
+        "the run's task (sat_task_id), or more of the site's own",
+    )
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -93,6 +112,15 @@ class TrainingConfig(Message):
     share_epoch: Literal["best", "last"] = "best"
     mixed_precision: bool = Field(default=True, description="on GPUs; on CPU training is float32")
     num_anchors: int = Field(default=16, ge=2, le=256, description="fixed SAT images that score a single image")
+
+    @model_validator(mode="after")
+    def _one_length_of_a_round(self) -> Self:
+        if self.fuse_every_steps is not None and self.local_epochs != 1:
+            raise ValueError("fuse_every_steps says how long a round is: set local_epochs to 1 beside it")
+        return self
+
+    def steps_a_round(self, steps_per_epoch: int) -> int:
+        return self.fuse_every_steps or self.local_epochs * steps_per_epoch
 
 
 class ConvergenceConfig(Message):
@@ -145,6 +173,9 @@ class RunConfig(Message):
     )
     initial: InitialWeights = Field(default_factory=InitialWeights)
     sat_digest: Sha256 | None = None
+    sat_task_id: str | None = Field(
+        default=None, max_length=64, description="the task whose classes the SAT's labels are; None: one of its own"
+    )
 
     @field_validator("nodes")
     @classmethod
@@ -159,8 +190,10 @@ class RunConfig(Message):
             raise ValueError(f"required_nodes not among nodes: {', '.join(strangers)}")
         if self.quorum.min_nodes > len(self.nodes):
             raise ValueError(f"quorum.min_nodes is {self.quorum.min_nodes}, but only {len(self.nodes)} nodes are named")
-        if self.architecture == "mmoe" and self.sat_digest is None:
-            raise ValueError("the mmoe network needs a shared anchor task: give sat_digest (`hsl data sat` prints it)")
+        if self.shows_sat and self.sat_digest is None:
+            what = "the mmoe network" if self.architecture == "mmoe" else "training.added_images"
+            raise ValueError(f"{what} needs a shared anchor task: give sat_digest (`hsl data sat` prints it)")
+        self._check_added_images()
         if self.method.name == "hsl" and self.architecture != "mmoe":
             raise ValueError(
                 "method hsl needs network.architecture mmoe; for No-AL use method swarm with trunk or plain"
@@ -182,6 +215,26 @@ class RunConfig(Message):
         wanted = self.fusers or (FUSERS_OF_MANY if num_members > MAX_MEMBERS_ALL_FUSE else num_members)
         return wanted if wanted + 1 < num_members else None
 
+    def _check_added_images(self) -> None:
+        added = self.training.added_images
+        if added != "none" and self.architecture == "mmoe":
+            raise ValueError("the mmoe network has an input for the SAT: leave training.added_images at none")
+        if added == "sat" and self.sat_task_id != self.task.task_id:
+            raise ValueError(
+                f"SAT images can be trained on as images of task {self.task.task_id} only where they are: set "
+                f"sat_task_id to {self.task.task_id} if its labels mean the same"
+            )
+        if added == "sat" and self.network.normalisation == "batch":
+            raise ValueError(
+                "SAT images may not touch the batch statistics with which primary images are scored: set "
+                "network.normalisation to group"
+            )
+
     @property
-    def architecture(self) -> Literal["mmoe", "trunk", "plain"]:
+    def shows_sat(self) -> bool:
+        """Whether training looks at the SAT at all."""
+        return self.architecture == "mmoe" or self.training.added_images == "sat"
+
+    @property
+    def architecture(self) -> Architecture:
         return self.network.architecture or method_facts(self.method.name).default_architecture

@@ -254,6 +254,7 @@ class AnnounceReply(Message):
 class RefusalKind(StrEnum):
     MISSING = "missing"  # the hub does not have it, or its bytes are not the announced ones
     CONTENT = "content"  # the bytes are the announced ones, and not acceptable
+    LOST = "lost"  # said by the owner alone: it has no copy either, so nobody can publish it again
 
 
 class RefusalReport(Message):

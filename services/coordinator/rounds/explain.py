@@ -192,9 +192,10 @@ class Explainer:
         if not asked:
             return None
         since = min(row.republish_since for row in asked if row.republish_since)
+        files = _some([(row.update_sha256 or "")[:12] for row in asked])
         return (
-            f"Round {newest.round_number}: an update cannot be found on the hub since {_at(since)}; it must be "
-            f"published again by {self._members(facts, asked)}."
+            f"Round {newest.round_number}: an update ({files}) cannot be found on the hub since {_at(since)}; it must "
+            f"be published again by {self._members(facts, asked)}."
         )
 
     def _members(self, facts: RunFacts, rows: Sequence[ParticipationRow]) -> str:

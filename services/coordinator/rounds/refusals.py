@@ -12,7 +12,8 @@ from hsl_model.protocol.states import ParticipationStatus, RoundStatus
 
 
 def refuse(act: Act, node_id: str, run_id: str, round_number: int, said: RefusalReport) -> None:
-    """Keep one verifier's word; the same again changes nothing. MISSING asks the owner to publish again."""
+    """Keep one verifier's word; the same again changes nothing. MISSING asks the owner to publish again; LOST is the
+    owner's own answer to that, when it cannot."""
     newest = repository.lock_round(act.session, run_id, round_number)
     if newest is None:
         raise NotFoundError(what="round", name=f"{run_id}/{round_number}")
@@ -26,7 +27,8 @@ def refuse(act: Act, node_id: str, run_id: str, round_number: int, said: Refusal
         _refuse_fused(act, newest, node_id, said)
         return
     entries = FusionPlan.model_validate(newest.plan).entries
-    if (said.owner, said.update_sha256) not in {(e.node_id, e.update_sha256) for e in entries}:
+    is_known = (said.owner, said.update_sha256) in {(e.node_id, e.update_sha256) for e in entries}
+    if not is_known or (said.kind is RefusalKind.LOST and said.owner != node_id):
         raise RefusalInvalidError(round_number=round_number, update_sha256=said.update_sha256, owner=said.owner)
     if _keep(act, newest, node_id, said) and said.kind is RefusalKind.MISSING:
         _ask_owner(act, newest, said.owner)
@@ -87,8 +89,9 @@ def _ask_owner(act: Act, newest: RoundRow, owner: str) -> None:
 def rejected_updates(act: Act, facts: RunFacts, newest: RoundRow, *, expired: bool) -> dict[str, str]:
     """Owner -> reason of the updates that the plan has to do without.
 
-    `refused`: the content was refused by a majority of the others that fuse the plan: of its fusers and audit, where
-    it names some. `missing`: nobody could find it, and its owner did not publish it again before the deadline, or left.
+    `lost`: its owner says that it has no copy either, and no deadline would bring it back. `refused`: the content was
+    refused by a majority of the others that fuse the plan: of its fusers and audit, where it names some. `missing`:
+    nobody could find it, and its owner did not publish it again before the deadline, or left.
     """
     plan = facts.plan()
     voters = {row.node_id for row in facts.having(*IN_PLAN) if plan is not None and plan.is_fused_by(row.node_id)}
@@ -98,7 +101,9 @@ def rejected_updates(act: Act, facts: RunFacts, newest: RoundRow, *, expired: bo
         owner = facts.participations[entry.node_id]
         others = voters - {entry.node_id}
         against = {r.node_id for r in rows if (r.owner, r.kind) == (entry.node_id, RefusalKind.CONTENT)} & others
-        if against and len(against) * 2 > len(others):
+        if any((r.owner, r.kind) == (entry.node_id, RefusalKind.LOST) for r in rows):
+            rejected[entry.node_id] = "lost"
+        elif against and len(against) * 2 > len(others):
             rejected[entry.node_id] = "refused"
         elif owner.republish_since and (expired or owner.status == ParticipationStatus.EXCLUDED):
             rejected[entry.node_id] = "missing"

@@ -25,7 +25,7 @@ class RoundSize:
     def num_steps(self) -> int:
         training = self.config.training
         images = training.images_per_epoch or self.num_cases
-        return training.local_epochs * -(-images // training.batch_size)
+        return training.steps_a_round(-(-images // training.batch_size))
 
 
 def estimated(size: RoundSize, batch_s: float | None, speeds: Speeds | None) -> Estimate:

@@ -117,19 +117,33 @@ def _download_entry(context: Context, facts: RoundFacts, entry: PlanEntry) -> bo
         once_more = error.kind is FailureKind.MISMATCH and context.row.attempt == 0  # damaged on the way, perhaps
         if error.kind not in WRONG_OR_GONE or once_more:
             raise
-        _report_missing(context, facts, entry.node_id, entry.update_sha256, error)
+        if entry.node_id == context.node_id and not can_publish_again(context, facts, entry.update_sha256):
+            report_lost(context, facts, entry.update_sha256)
+        else:
+            _report_missing(context, facts, entry.node_id, entry.update_sha256, error)
         return False
     return True
 
 
+def can_publish_again(context: Context, facts: RoundFacts, sha256: str) -> bool:
+    """Whether this node still has its update of the round, and the manifest it signed for it."""
+    signed = facts.signed
+    return signed is not None and signed.manifest.update_sha256 == sha256 and context.store.is_intact(sha256)
+
+
+def report_lost(context: Context, facts: RoundFacts, sha256: str) -> None:
+    """This node's own update, which the hub lost, is not here either: the others must not wait for it."""
+    logger.warning("the update that the hub lost is not here either", sha256=sha256)
+    _refuse(context, facts, context.node_id, sha256, RefusalKind.LOST, "its owner has no copy of it either")
+
+
 def _report_missing(context: Context, facts: RoundFacts, owner: str, sha256: str, error: ExchangeError) -> None:
-    report = RefusalReport(
-        plan_version=facts.plan.version,
-        owner=owner,
-        update_sha256=sha256,
-        kind=RefusalKind.MISSING,
-        reason=error.sentence()[:500],
-    )
+    _refuse(context, facts, owner, sha256, RefusalKind.MISSING, error.sentence()[:500])
+
+
+def _refuse(context: Context, facts: RoundFacts, owner: str, sha256: str, kind: RefusalKind, reason: str) -> None:
+    version = facts.plan.version
+    report = RefusalReport(plan_version=version, owner=owner, update_sha256=sha256, kind=kind, reason=reason)
     context.client.refuse(facts.run_id, facts.round_number, report)
 
 

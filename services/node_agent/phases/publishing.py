@@ -12,6 +12,7 @@ from node_agent.egress import check_declared
 from node_agent.errors import InitialFileMissingError
 from node_agent.exchange.base import TransferWatch
 from node_agent.facts import RoundFacts, UpdateFacts
+from node_agent.phases.collecting import can_publish_again, report_lost
 from node_agent.phases.models import expected_specs
 from node_agent.phases.training import take_update
 from node_agent.store import FileKind, KeptFile
@@ -90,6 +91,25 @@ def upload_update(context: Context, facts: RoundFacts, watch: TransferWatch) -> 
     raw = facts.signed.to_bytes()
     hub.put_manifest(raw, manifest_path(context.node_id, facts.run_id, facts.round_number, manifest.update_sha256))
     context.meter.bytes_up += manifest.update_bytes + len(raw)
+
+
+def publish_again(context: Context, sha256: str, watch: TransferWatch) -> None:
+    """Peers cannot find this node's update: the row still speaks of its round, or the request is of the past.
+    Announcing it again ends the request; so does saying that it is lost.
+
+    A node that is still collecting looks for its own update on the hub too, and says then whether it is lost.
+    """
+    row = context.journal.current()
+    facts = row.facts
+    if facts is None or sha256 not in (facts.accepted_sha256, facts.update and facts.update.sha256):
+        return
+    if facts.signed is not None and can_publish_again(context, facts, sha256):
+        upload_update(context, facts, watch)
+        context.client.announce(facts.run_id, facts.round_number, facts.signed)
+    elif facts.planned is not None:
+        is_collecting = row.phase is not NodePhase.IDLE and facts.plan.is_fused_by(context.node_id)
+        if not is_collecting:
+            report_lost(context, facts, sha256)
 
 
 def announcing(context: Context, facts: RoundFacts) -> Next:

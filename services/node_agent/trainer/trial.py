@@ -62,7 +62,8 @@ def try_batch(
 
 def _shortened(config: RunConfig) -> RunConfig:
     """Two steps of one epoch. The weights are built here, whatever file the run starts from."""
-    steps = {"images_per_epoch": NUM_STEPS * config.training.batch_size, "local_epochs": 1}
+    images = NUM_STEPS * config.training.batch_size
+    steps = {"images_per_epoch": images, "local_epochs": 1, "fuse_every_steps": None}
     training = config.training.model_copy(update=steps)
     return config.model_copy(update={"training": training, "initial": InitialWeights()})
 
@@ -70,7 +71,7 @@ def _shortened(config: RunConfig) -> RunConfig:
 def _noise(config: RunConfig) -> SiteData:
     """As many cases as two batches take, so that reading them costs what it will cost."""
     few = config.training.num_anchors
-    sat = _cases(config, max(config.training.batch_size, 2 * few)) if config.architecture == "mmoe" else None
+    sat = _cases(config, max(config.training.batch_size, 2 * few)) if config.shows_sat else None
     training = _cases(config, NUM_STEPS * config.training.batch_size)
     return SiteData(training=training, validation=_cases(config, 2), test=_cases(config, 2), sat=sat)
 

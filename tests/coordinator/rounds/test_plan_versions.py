@@ -2,6 +2,7 @@
 
 import pytest
 
+from hsl_model.protocol.config import QuorumConfig
 from hsl_model.protocol.messages import RefusalKind
 from tests.coordinator.rounds.sites import Federation, sha
 
@@ -87,12 +88,38 @@ def test_without_a_deadline_a_missing_update_is_waited_for(federation: Federatio
     assert "node-c" in (federation.round().waiting or "")
 
 
+def test_an_update_that_its_owner_has_lost_too_is_dropped_at_once_and_said_so(federation: Federation) -> None:
+    """Without a deadline, too: nobody could ever publish it again."""
+    federation.begin().to_fusing(1)
+    a, _, c = federation.sites.values()
+    wish = c.assignment()
+    a.refuse(a.assignment(), "node-c", RefusalKind.MISSING, reason="gone")
+    assert (wish.accepted_sha256 or "?")[:12] in (federation.round().waiting or "")
+    assert c.refuse(wish, "node-c", RefusalKind.LOST, reason="its owner has no copy of it either").is_success
+    assert entries(federation) == (2, ["node-a", "node-b"])
+    assert federation.statuses()["node-c"] == "excluded(lost)"
+    told = federation.alliance.events(run_id=federation.run_id, kind="update.refused")[-1]
+    assert (told.node_id, told.data["refusal"], told.data["update_sha256"]) == ("node-c", "lost", wish.accepted_sha256)
+    federation.fuse_all()
+    assert federation.round(1).status == "completed"
+    assert c.assignment().round_number == 2, "whose update was lost is in the next round"
+
+
+def test_a_lost_update_of_a_required_node_pauses_the_run_with_the_reason(federation: Federation) -> None:
+    federation.begin(quorum=QuorumConfig(min_nodes=2, required_nodes=("node-c",))).to_fusing(1)
+    c = federation["node-c"]
+    c.refuse(c.assignment(), "node-c", RefusalKind.LOST, reason="its owner has no copy of it either")
+    assert federation.run.status == "paused"
+    assert "node-c" in (federation.run.waiting or "")
+
+
 @pytest.mark.parametrize(
     ("owner", "changes", "status", "code"),
     [
         ("node-b", {"plan_version": 2}, 409, "plan_superseded"),
         ("node-b", {"update_sha256": sha("x")}, 422, "refusal_invalid"),
         ("node-x", {}, 422, "refusal_invalid"),
+        ("node-c", {"kind": RefusalKind.LOST}, 422, "refusal_invalid"),  # only node-c itself knows that
     ],
 )
 def test_refusals_must_name_an_update_of_the_plan(

@@ -41,6 +41,18 @@ def test_the_other_architectures_are_parts_of_it() -> None:
     assert {name for name in plain.state_dict() if name not in shapes} == {"head.weight", "head.bias"}
 
 
+@pytest.mark.parametrize("config", [NetworkConfig(), small_config(), small_config(num_experts=12, encoders="shared")])
+def test_the_twin_has_two_encoders_of_the_primary_image_and_the_size_of_the_mixture(config: NetworkConfig) -> None:
+    with torch.device("meta"):
+        twin = build_network(config, "twin", 3)
+        mmoe = build_network(config.model_copy(update={"encoders": "separate"}), "mmoe", 3)
+    assert abs(count(twin) - count(mmoe)) <= 513
+    assert count(twin, "encoder") == count(mmoe, "encoder")
+    network = small_network("twin")
+    network(images(4), None).primary_logit.sum().backward()
+    assert not [name for name, parameter in network.named_parameters() if parameter.grad is None]
+
+
 def test_every_parameter_is_trained() -> None:
     for changes in ({}, {"encoders": "shared"}, {"normalisation": "group"}):
         network = small_network(**changes)
@@ -51,7 +63,7 @@ def test_every_parameter_is_trained() -> None:
         assert not without, changes
 
 
-@pytest.mark.parametrize("architecture", ["mmoe", "trunk", "plain"])
+@pytest.mark.parametrize("architecture", ["mmoe", "trunk", "plain", "twin"])
 @pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 33)])
 def test_channels_and_size_are_free(architecture: str, channels: int, size: int) -> None:
     network = small_network(architecture, channels)

@@ -6,6 +6,8 @@ from hsl_model.protocol.methods import METHODS, Choice, Number
 
 TASK = {"task_id": "fracture", "positive_class": "fractured", "negative_class": "intact", "modality": "radiograph"}
 
+SWARM = {"method": {"name": "swarm"}}
+
 
 def config(**changes: object) -> RunConfig:
     return RunConfig.model_validate(
@@ -45,6 +47,12 @@ def test_a_config_survives_json() -> None:
         ({"quorum": {"required_nodes": ["c"]}}, "required_nodes not among nodes: c"),
         ({"sat_digest": None}, "needs a shared anchor task"),
         ({"network": {"architecture": "plain"}}, "use method swarm with trunk or plain"),
+        ({**SWARM, "training": {"added_images": "sat"}}, "only where they are: set sat_task_id to fracture"),
+        ({**SWARM, "training": {"added_images": "sat"}, "sat_task_id": "lesion"}, "set sat_task_id to fracture"),
+        ({**SWARM, "training": {"added_images": "sat"}, "sat_task_id": "fracture"}, "normalisation to group"),
+        ({**SWARM, "training": {"added_images": "sat"}, "sat_digest": None}, "added_images needs a shared anchor"),
+        ({"training": {"added_images": "own"}}, "leave training.added_images at none"),
+        ({"training": {"photometric": 3}}, "photometric"),
         ({"initial": {"seed": None}}, "exactly one of seed and file_sha256"),
         ({"task": {**TASK, "negative_class": "fractured"}}, "must differ"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate"),

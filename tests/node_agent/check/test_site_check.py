@@ -23,8 +23,9 @@ from node_agent.exchange import link
 from node_agent.journal import Journal
 from node_agent.trainer.parent import Trainer
 from tests.embedded_hub.helpers import HubProcess, make_login, names
+from tests.faults.line import Line
 from tests.node_agent.check.scene import Cardboard, SiteUnderTest, amiss, of, outcome, the_one_amiss
-from tests.node_agent.exchange.proxy import ConnectProxy, Line
+from tests.node_agent.exchange.proxy import ConnectProxy
 from tests.node_agent.tls import DAY, Authority
 from tests.small_disk import fill, small_disk
 

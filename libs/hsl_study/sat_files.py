@@ -1,0 +1,64 @@
+"""From what a study says of its sources to files: bindings of data sets, and the bundles of its shared anchor tasks."""
+
+from pathlib import Path
+
+from hsl_data.binding import SiteBinding
+from hsl_data.phantoms import write_phantom_public, write_phantom_sat
+from hsl_data.sat import build_sat
+from hsl_model.protocol.config import TaskConfig
+from hsl_model.protocol.errors import ConfigError
+from hsl_model.seeding import stream_seed
+from hsl_study.arm_sat import OWN, bundle_name
+from hsl_study.config import PUBLIC_PHANTOMS, DataConfig, StudyConfig
+
+
+def write_bundles(config: StudyConfig, folder: Path) -> dict[str, Path]:
+    """The study's own SAT and every other bundle that one of its arms trains on, by name; each is drawn once."""
+    known = config.sat_sources()
+    wanted = {
+        bundle_name(source, draw) for arm in config.arms for source in arm.sat.sources for draw in range(arm.sat.draws)
+    }
+    files: dict[str, Path] = {}
+    for name in sorted(wanted | {OWN}):
+        source, _, draw = name.partition(".")
+        if source not in known:
+            continue
+        files[name] = folder / (f"{OWN}.safetensors" if name == OWN else f"{OWN}.{name}.safetensors")
+        if not files[name].is_file():
+            _write_bundle(config, source, int(draw or 0), files[name])
+    return files
+
+
+def binding_of(data: DataConfig | None, task: TaskConfig, option: str) -> SiteBinding:
+    """`option`: where on the command line a path may be given."""
+    if data is None or data.path is None:
+        raise ConfigError(reason=f"the study does not say where its images are; give --{option} PATH")
+    if not data.path.exists():
+        raise ConfigError(reason=f"--{option} {data.path}: there is no such file or folder")
+    return SiteBinding(
+        task_id=task.task_id,
+        reader=data.reader,
+        path=data.path,
+        classes=data.classes,
+        ignored_classes=data.ignored_classes,
+        domains=data.domains,
+        max_unreadable_share=data.max_unreadable_share,
+    )
+
+
+def _write_bundle(config: StudyConfig, source: str, draw: int, path: Path) -> None:
+    wanted = config.sat_configs().get(source)
+    if wanted is not None:
+        names = {"positive_class": wanted.positive_class, "negative_class": wanted.negative_class}
+        task = config.task.model_copy(update={"task_id": "sat", **names})
+        option = "sat" if source == OWN else f"sat {source}="
+        counts = wanted.counts or (wanted.per_class, wanted.per_class)
+        build_sat(binding_of(wanted, task, option), task, counts, path, _seed(wanted.seed, draw))
+    elif config.phantoms is not None:
+        phantoms, size, channels = config.phantoms, config.task.height, config.task.channels
+        write = write_phantom_public if source == PUBLIC_PHANTOMS else write_phantom_sat
+        write(path, phantoms.sat_per_class, size, _seed(phantoms.seed + 1, draw), channels)
+
+
+def _seed(own: int, draw: int) -> int:
+    return own if draw == 0 else stream_seed(own, "another draw", draw)
