@@ -9,7 +9,7 @@ HUB    ?= embedded
 SEEDS  ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sftpgo toxiproxy test test-long faults crash-points simulate check bench lock clean
+.PHONY: help demo sftpgo toxiproxy test test-long mutants faults crash-points simulate check bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ faults: $(STAMP) toxiproxy ## wire faults, planted bugs, soak, crashes, a restor
 
 test-long: $(STAMP) ## the long forms as well
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+mutants: $(STAMP) ## mistakes in the learning code, a patch each: every one must turn the tests it names red
+	$(BIN)/python -m pytest tests/mutants -n 2 --dist worksteal $(ARGS)
 
 crash-points: $(STAMP) ## kill and cut the power at every durable step of an alliance in turn
 	$(BIN)/python -m tests.crash $(ARGS)

@@ -81,3 +81,18 @@ def report(workdir: Workdir = Path("study-run")) -> None:
             show(table(made.title, made.columns, made.rows))
     write_bytes(workdir / "report.html", html_report(results).encode())
     say(f"{workdir / 'report.html'}")
+
+
+@app.command("aa")
+def aa(workdir: Workdir = Path("study-run")) -> None:
+    """How often the statistics see a difference between trainings of one method: of a finished `hsl study run aa`."""
+    from hsl_cli.output import show, table
+    from hsl_study.aa import HIGHEST, LOWEST, rates
+    from hsl_study.folder import StudyFolder
+
+    if not (workdir / "study.json").is_file():
+        raise BadInputError(reason=f"{workdir} holds no study; `hsl study run aa` begins one.")
+    columns = ("analysis", "cases", "rejected at 0.05", f"{LOWEST:.0%} to {HIGHEST:.0%}")
+    found = rates(StudyFolder(workdir))
+    rows = [(rate.analysis, str(rate.num_cases), rate.said, "yes" if rate.passes else "no") for rate in found]
+    show(table("One method against itself", columns, rows))

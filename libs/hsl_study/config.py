@@ -150,6 +150,9 @@ class ScenarioConfig(Message):
 class ArmConfig(Message):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)
     run: dict[str, Any] = Field(default_factory=dict, description="what differs from the study's `run`")
+    training_seed_offset: int = Field(
+        default=0, ge=0, description="added to the cell's seed for training and initial weights; the partition keeps it"
+    )
     sat: ArmSat = Field(default_factory=ArmSat, description="its shared anchor task, where that is not the study's")
     pretrain_rounds: int = Field(default=0, ge=0, le=10_000, description="on the SAT alone, before round 0")
     pooled: PooledConfig | None = Field(default=None, description="Central, or a baseline fitted to pooled images")
@@ -264,14 +267,16 @@ class StudyConfig(Message):
         return Scenario.model_validate({**dict(found), **more})
 
     def run_config(self, arm: ArmConfig, nodes: tuple[str, ...], seed: int, sat_digest: str | None) -> RunConfig:
-        """The run of one cell. Seed and initial weights follow the cell's seed, so that arms start alike."""
+        """The run of one cell. Seed and initial weights follow the cell's seed, so that arms start alike; an arm with a
+        `training_seed_offset` is another training on the same partition."""
+        training_seed = seed + arm.training_seed_offset
         given = overlaid({"convergence": {"enabled": False}}, arm.method, self.run, arm.run)
         given |= {
             "name": f"{self.name}/{arm.name}",
             "task": self.task,
             "nodes": nodes,
-            "seed": seed,
-            "initial": {"seed": seed},
+            "seed": training_seed,
+            "initial": {"seed": training_seed},
             "quorum": {"min_nodes": 1},
         }
         if _needs_sat(given):

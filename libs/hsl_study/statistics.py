@@ -297,10 +297,13 @@ def _drawn_within(
 
 
 def _percentile(observed: float, differences: Weights, alpha: float, undefined: float = 0.0) -> Interval:
-    """p = min(1, 2 (1 + number of resamples on the other side of zero) / (B + 1)) (methods.md 1.9)."""
+    """p = min(1, 2 (1 + number of resamples not on the observed side of zero) / (B + 1)) (methods.md 1.9).
+
+    Where nothing was observed no resample is on its side: equal arms have p = 1, not the smallest p there is.
+    """
     differences = differences[np.isfinite(differences)]
     low, high = np.quantile(differences, (alpha / 2, 1 - alpha / 2))
-    against = int((np.sign(differences) != np.sign(observed)).sum())
+    against = int((differences * np.sign(observed) <= 0.0).sum())
     p_value = min(1.0, 2 * (1 + against) / (len(differences) + 1))
     return Interval(observed, float(low), float(high), p_value, undefined)
 

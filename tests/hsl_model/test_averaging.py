@@ -55,6 +55,13 @@ def test_the_order_of_arrival_changes_no_bit(tmp_path: Path, models: list[int], 
     assert len(found) == 1
 
 
+def test_where_the_order_of_the_sum_matters_it_is_that_of_the_nodes(tmp_path: Path) -> None:
+    """(2^60 + 1) - 2^60 is 0 in float64, where 2^60 swallows the 1, and (2^60 - 2^60) + 1 is 1."""
+    models = [{"x": np.array([value], np.float32)} for value in (2.0**60, 1.0, -(2.0**60))]  # alpha, beta, gamma
+    inputs = write_inputs(tmp_path, models, [1.0, 1.0, 1.0])
+    assert {float(fused(tmp_path, order)["x"][0]) for order in itertools.permutations(inputs)} == {0.0}
+
+
 @on_files
 @given(values=finite32, copies=st.integers(1, 4))
 def test_copies_of_one_model_fuse_to_that_model_bit_for_bit(tmp_path: Path, values: Array, copies: int) -> None:
@@ -106,6 +113,12 @@ def test_integers_take_the_maximum(tmp_path: Path, data: st.DataObject, dtype: t
     found = fused(tmp_path, write_inputs(tmp_path, [{"n": values} for values in models]))["n"]
     assert found.dtype == dtype
     assert found.tolist() == [max(int(values[position]) for values in models) for position in range(4)]
+
+
+def test_a_counter_of_batches_is_the_largest_and_stays_whole(tmp_path: Path) -> None:
+    models = [{"n": np.array(count, np.int64)} for count in (5, 8, 2)]
+    found = fused(tmp_path, write_inputs(tmp_path, models))["n"]
+    assert (found.dtype, int(found)) == (np.int64, 8)
 
 
 def test_tensors_of_many_pieces_scalars_and_empty_ones(tmp_path: Path) -> None:

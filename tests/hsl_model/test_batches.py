@@ -6,6 +6,7 @@ import torch
 
 from hsl_model import batches
 from hsl_model.batches import PairLoader
+from hsl_model.data import ImageSet
 from hsl_model.protocol.errors import ConfigError
 from tests.hsl_model.engine_helpers import ARMS, arm_config, image_set, run_config, site_data, spec_of
 
@@ -100,6 +101,21 @@ def test_epochs_rounds_nodes_and_seeds_differ() -> None:
         PairLoader(spec_of(run_config("fedavg", seed=8)), data, "cpu").batch(0, 0).images,
     ]
     assert all(not torch.equal(first, other) for other in others)
+
+
+def test_the_two_tasks_draw_order_and_augmentation_from_streams_of_their_own() -> None:
+    """With the same images in both sets, common streams would show the same batch twice."""
+    cases = image_set(10, 1)
+    data = replace(site_data(), training=cases, sat=cases)
+    alike = {"balanced_sampler": False, "batch_size": 10}
+    ordered = PairLoader(spec_of(run_config("hsl", training={**alike, "augment": False})), data, "cpu").batch(0, 0)
+    assert ordered.sat_images is not None
+    assert not torch.equal(ordered.images, ordered.sat_images)
+    one = ImageSet(cases.images[:1].repeat(10, axis=0), cases.labels)
+    turned = PairLoader(spec_of(run_config("hsl", training=alike)), replace(data, training=one, sat=one), "cpu")
+    batch = turned.batch(0, 0)
+    assert batch.sat_images is not None
+    assert not torch.equal(batch.images, batch.sat_images)
 
 
 def test_the_last_batch_holds_the_rest_and_a_rest_of_one_is_dropped() -> None:

@@ -165,6 +165,17 @@ def test_dropout_differs_from_step_to_step(tmp_path: Path, monkeypatch: pytest.M
     assert len(set(seeds)) == len(seeds) == 6
 
 
+def test_the_optimiser_lives_through_the_epochs_of_a_round(tmp_path: Path) -> None:
+    """Stopped before the last of six steps, in the second epoch, it has counted five."""
+    config = run_config("fedavg")
+    calls = iter([False] * 7 + [True])  # three steps, two batches of validation, two steps
+    start, options = [initial_file(config, tmp_path)], EngineOptions(snapshot_every_steps=None)
+    with pytest.raises(Interrupted):
+        train(spec_of(config), site_data(), start, tmp_path / "w", options=options, should_stop=lambda: next(calls))
+    state = read_tensors(tmp_path / "w" / "state-a.safetensors")
+    assert {float(array) for name, array in state.items() if name.startswith("moments.step.")} == {5.0}
+
+
 @pytest.mark.parametrize("first_round", [1, 3])
 def test_the_schedule_runs_on_across_rounds(first_round: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config("fedavg")
@@ -320,6 +331,17 @@ def test_every_image_is_scored_once_in_order(tmp_path: Path) -> None:
     assert found.auc == roc_auc(probabilities, data.test.labels)
     assert found.loss == pytest.approx(log_loss(logits, data.test.labels), rel=1e-4)
     assert validate(spec_of(config), data, start, EngineOptions()).num_cases == 8
+
+
+def test_images_are_scored_as_they_are_stored(tmp_path: Path) -> None:
+    """Normalised, not augmented, in evaluation."""
+    config, data = run_config("swarm"), site_data()
+    start = [train(spec_of(config), data, [initial_file(config, tmp_path)], tmp_path / "w").shared.path]
+    network = load_network(config, start, "cpu").eval()
+    stored = (torch.from_numpy(data.test.images).float() / 255 - 0.449) / 0.226
+    with torch.inference_mode():
+        expected = torch.sigmoid(network(stored, None).primary_logit).numpy()
+    np.testing.assert_allclose(predict(config, data.test.images, start, None, EngineOptions()), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("arm", ["hsl", "hsl-no-sat", "fedavg"])

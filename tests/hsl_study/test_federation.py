@@ -1,4 +1,5 @@
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from hsl_model.data import SiteData
 from hsl_model.engine import EngineOptions, validate, write_initial
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
-from hsl_model.protocol.messages import PlanEntry
+from hsl_model.protocol.messages import FusionPlan, PlanEntry
 from hsl_study import federation
-from hsl_study.federation import FederationRound, held_files, run_federation
-from tests.hsl_model.engine_helpers import arm_config, run_config, site_data, spec_of
+from hsl_study.federation import DigestDisagreementError, FederationRound, held_files, run_federation
+from tests.hsl_model.engine_helpers import arm_config, image_set, run_config, site_data, spec_of
 
 SITES = {"clinic-b": site_data(2, num_training=6), "clinic-a": site_data(1, num_training=9)}
 OPTIONS = EngineOptions(snapshot_every_steps=None)
@@ -122,6 +123,28 @@ def test_what_is_compared_where_no_common_model_exists(tmp_path: Path) -> None:
         for node in sorted(SITES)
     ]
     assert done.fused_digest == inputs_digest(entries)
+
+
+def test_nodes_that_fused_different_models_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fuse_own = federation.fuse_own
+
+    def forgets_one(spec: Any, plan: FusionPlan, files: Any, output: Path) -> Any:
+        if spec.node_id == "clinic-b" and spec.round_number == 1:
+            plan = plan.model_copy(update={"entries": plan.entries[:1]})
+        return fuse_own(spec, plan, files, output)
+
+    monkeypatch.setattr(federation, "fuse_own", forgets_one)
+    with pytest.raises(DigestDisagreementError, match="In round 1 the fused digests differ"):
+        federate(tiny("swarm"), tmp_path)
+
+
+def test_the_test_images_have_no_say(tmp_path: Path) -> None:
+    """Which epoch is shared, which round is best, when a run ends: all of it is the same with other test images."""
+    config = tiny("swarm", training={"local_epochs": 3})
+    others = {node: replace(data, test=image_set(6, 77, 0.5)) for node, data in SITES.items()}
+    assert federate(config, tmp_path / "a") == federate(config, tmp_path / "b", others)
+    lessons = {node: replace(data, validation=image_set(8, 78)) for node, data in SITES.items()}
+    assert federate(config, tmp_path / "a") != federate(config, tmp_path / "c", lessons), "validation images have"
 
 
 def test_fedbn_keeps_statistics_at_home_and_shares_the_rest(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The statistics against definitions, hand-computed numbers and simulated truths."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 from hsl_model.metrics import roc_auc
 from hsl_study.statistics import (
     ArmScores,
+    Interval,
     Panel,
     group_weights,
     holm,
@@ -24,6 +26,7 @@ from hsl_study.statistics import (
     weighted_aucs,
 )
 
+Bootstrap = Callable[..., Interval]
 LABELS = np.array([0, 0, 1, 1, 0, 1, 0, 1], np.uint8)
 GROUPS = np.arange(8)
 
@@ -116,6 +119,26 @@ def test_a_dominating_arm_reaches_the_smallest_p_and_the_order_of_arms_only_turn
     assert found.p_value == turned.p_value == pytest.approx(2 / 1001)
     assert (found.estimate, found.low, found.high) == (-turned.estimate, -turned.high, -turned.low)
     assert two_way_bootstrap(good, bad, num_resamples=999).p_value == pytest.approx(2 / 1000)
+
+
+@pytest.mark.parametrize("bootstrap", [two_way_bootstrap, pooled_bootstrap])
+def test_both_arms_are_drawn_alike_so_an_arm_never_differs_from_itself(bootstrap: Bootstrap) -> None:
+    arm = scores([3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5, 8, 9, 7, 9, 3])
+    assert bootstrap(arm, arm, num_resamples=50) == Interval(0.0, 0.0, 0.0, 1.0)
+
+
+def test_p_values_are_uniform_where_scores_differ_by_nothing_but_noise() -> None:
+    """methods.md 6.4. One training, so that the images are all that is drawn and the pooled bootstrap is right."""
+    random = np.random.default_rng(11)
+    labels = (np.arange(80) % 2).astype(np.uint8)
+    found = []
+    for study in range(150):
+        common = random.normal(0, 1, 80) + labels
+        arms = [(common + random.normal(0, 1, 80)).astype(np.float32) for _ in range(2)]
+        first, second = (ArmScores(arm[None], labels, np.arange(80)) for arm in arms)
+        found.append(pooled_bootstrap(first, second, 200, study).p_value)
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+    assert np.mean(np.array(found) > 0.5) == pytest.approx(0.5, abs=0.12)
 
 
 def test_arms_of_other_images_are_not_compared() -> None:

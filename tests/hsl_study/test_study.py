@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from hsl_cli.config_file import parse_file
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.errors import ConfigError
-from hsl_study import configs
+from hsl_study import cells, configs
 from hsl_study.cells import CellRow
 from hsl_study.config import StudyConfig
 from hsl_study.contrasts import contrast_table
@@ -85,6 +86,16 @@ def test_scores_say_of_each_image_who_tests_on_it_and_what_every_node_thinks(fin
         "clinic-c": (9, 9),
     }
     assert len({one.all_domain_auc for one in row.nodes.values()}) == 1
+
+
+def test_a_node_is_scored_on_its_own_images_and_once_more_on_all() -> None:
+    """Own: 3 wins against 1 and 2. All: it loses against 5, and 0 wins none of three: 2 pairs of 6."""
+    logits, labels = np.array([1, 2, 3, 5, 0], np.float32), np.array([0, 0, 1, 0, 1], np.uint8)
+    own, nowhere = np.array([True, True, True, False, False]), np.zeros(5, bool)
+    scored: Any = SimpleNamespace(own=lambda _: own, is_unseen=nowhere, domains={})
+    found = cells._scores(logits, labels, scored, "a")
+    assert (found.auc, found.all_domain_auc) == (1.0, 2 / 6)
+    assert (found.num_positive, found.num_negative) == (1, 2)
 
 
 def test_features_before_training_are_common_and_afterwards_each_node_s_own(finished: StudyFolder) -> None:
@@ -211,3 +222,12 @@ def test_arms_differ_in_nothing_but_what_they_say() -> None:
     same = {json.dumps(run.training.model_dump(), sort_keys=True) for run in runs.values()}
     assert len(same) == 1
     assert {name for name, run in runs.items() if run.sat_digest} == {"hsl", "no-sat"}
+
+
+def test_a_training_seed_of_its_own_is_another_training_from_another_start() -> None:
+    """The partition is drawn from the cell's seed, which no run configuration holds (`StudyFolder.partition`)."""
+    arms = [{"name": "a"}, {"name": "b", "training_seed_offset": 1000}]
+    config = tiny(arms=arms, contrasts=[])
+    runs = [config.run_config(arm, ("a", "b"), 7, "0" * 64) for arm in config.arms]
+    assert [(run.seed, run.initial.seed) for run in runs] == [(7, 7), (1007, 1007)]
+    assert runs[0].model_copy(update={"seed": 1007, "initial": runs[1].initial, "name": runs[1].name}) == runs[1]

@@ -60,7 +60,7 @@ def _noticed(right: Any, wrong: Callable[..., Any]) -> Callable[..., Any]:
 
 def plant_from_environment() -> None:
     """Nothing where no bug is named."""
-    from tests.planted.bugs import BUGS
-
     if name := os.environ.get(NAME):
+        from tests.planted.bugs import BUGS
+
         plant(BUGS[name])
