@@ -85,7 +85,7 @@ def _resnet18(channels: int, norm: Norm) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut: He et al., "Deep residual learning", CVPR 2016; torchvision's `BasicBlock`."""
+    """Two convolutions beside a shortcut: He et al., CVPR 2016, as torchvision's `BasicBlock` to the bit."""
 
     def __init__(self, before: int, after: int, norm: Norm, stride: int = 1) -> None:
         super().__init__()
