@@ -32,7 +32,7 @@ toxiproxy: ## build the fault tests' proxy likewise
 	@tests/faults/toxiproxy.sh
 
 test: $(STAMP) ## every test that runs in minutes
-	$(BIN)/python -m pytest -m "not long and not faults" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not long and not faults" -n 3 --dist loadfile $(ARGS)
 
 faults: $(STAMP) toxiproxy ## wire faults, planted bugs, soak, crashes, a restored ledger, fusers, with counts (ARGS=--record keeps them)
 	$(BIN)/python -m pytest tests/faults tests/planted tests/crash tests/e2e/test_restore.py tests/e2e/test_fusers.py -m "not long" $(ARGS)
