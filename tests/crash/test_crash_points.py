@@ -46,7 +46,7 @@ def test_a_sample_of_kills_and_power_cuts(hub: str, count: Callable[[str, int], 
 @pytest.mark.parametrize(
     ("harms", "only"),
     [
-        ("kill", r"coordinator .*commit .*round\."),  # the ledger and the tables in one transaction
+        ("kill", r"coordinator .*before commit .*(participation|round)\."),  # ledger and tables in one transaction
         ("power,names", "site-2 .* round 3 .*adopting .*before replace models"),  # the last model survives
     ],
     ids=["commits", "models"],

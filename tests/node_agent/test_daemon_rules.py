@@ -394,9 +394,9 @@ def test_an_own_update_that_peers_cannot_find_is_published_again(scene: Scene) -
     assert len({body["signed"]["signature"] for body in alliance.asked("/rounds/1/announce")}) == 1
 
 
-@pytest.mark.parametrize("when", ["collecting", "adopted"])
+@pytest.mark.parametrize(("when", "rots"), [("collecting", False), ("adopted", False), ("adopted", True)])
 def test_an_own_update_that_hub_and_disk_have_lost_is_said_to_be_lost(
-    scene: Scene, when: str, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, when: str, rots: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody could ever publish it again, so nobody may wait for it: the plan goes on without it."""
     alliance, row = scene.alliance, scene.hospital.row
@@ -411,7 +411,11 @@ def test_an_own_update_that_hub_and_disk_have_lost_is_said_to_be_lost(
             scene.hospital.wait(lambda: row().phase is NodePhase.IDLE)
         sha256 = alliance.round.updates[AGENT].manifest.update_sha256
         scene.on_hub(AGENT, sha256).unlink()
-        (scene.hospital.settings.workdir / "store" / f"{sha256}.safetensors").unlink()
+        kept = scene.hospital.settings.workdir / "store" / f"{sha256}.safetensors"
+        raw = kept.read_bytes()
+        kept.unlink()
+        if rots:  # after this process has read it
+            kept.write_bytes(raw[:-1] + b"!")
         alliance.change(republish=(sha256,), peers_announce=True)
         alliance.wait(lambda: alliance.asked("/refusals"))
         report = alliance.asked("/refusals")[0]

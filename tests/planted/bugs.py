@@ -128,7 +128,7 @@ BUGS = {
     ),
     "commits before the event": Bug(
         "A status changes in one transaction, and the event that tells of it is written in the next.",
-        {"coordinator.kit.guard:guarded_update": then_commits},
+        {"coordinator.rounds.moves:guarded_update": then_commits},
         (f"{CRASH}[commits]",),
     ),
     "fuses a subset": Bug(

@@ -5,6 +5,7 @@ python -m tests.simulator --seed 123 [--steps 60] [--without KIND]   play one ag
 import argparse
 import sys
 
+from tests.simulator.setting_up import forget_templates
 from tests.simulator.shrink import shrunk, told
 from tests.simulator.tally import Tally
 from tests.simulator.world import simulate
@@ -37,4 +38,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        forget_templates()

@@ -5,12 +5,13 @@ from hsl_model.durable import check_room
 from hsl_model.protocol.manifest import TensorSpec, UpdateManifest, UpdateMetrics, sign
 from hsl_model.protocol.messages import AnnounceReply
 from hsl_model.protocol.paths import manifest_path
+from hsl_model.protocol.retry import FailureKind
 from hsl_model.protocol.states import NodePhase, ParticipationStatus
 from node_agent.context import Context
 from node_agent.coordinator_client import CoordinatorError
 from node_agent.egress import check_declared
 from node_agent.errors import InitialFileMissingError
-from node_agent.exchange.base import TransferWatch
+from node_agent.exchange.base import ExchangeError, TransferWatch
 from node_agent.facts import RoundFacts, UpdateFacts
 from node_agent.phases.collecting import can_publish_again, report_lost
 from node_agent.phases.models import expected_specs
@@ -87,7 +88,12 @@ def upload_update(context: Context, facts: RoundFacts, watch: TransferWatch) -> 
     check_declared(path, facts.expected or ())
     check_room(path.parent, 0)  # what leaves must be noted, before and after
     hub = context.hub.get()
-    hub.put_tensors(path, context.node_id, manifest.update_sha256, watch)
+    try:
+        hub.put_tensors(path, context.node_id, manifest.update_sha256, watch)
+    except ExchangeError as error:
+        if error.kind is FailureKind.MISMATCH:  # damaged on the way, or here since it was last read: read it again
+            context.store.distrust([manifest.update_sha256])
+        raise
     raw = facts.signed.to_bytes()
     hub.put_manifest(raw, manifest_path(context.node_id, facts.run_id, facts.round_number, manifest.update_sha256))
     context.meter.bytes_up += manifest.update_bytes + len(raw)
