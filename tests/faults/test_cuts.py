@@ -177,8 +177,10 @@ def test_a_manifest_cut_at_byte_k_is_there_or_not(
         raw = str(number % 10).encode() * 5000
         line.break_after(k, ENDS[number % 2], Way.UP)
         error = node.once(lambda exchange, raw=raw: exchange.put_manifest(raw, path))
-        assert error is not None, k
-        assert error.kind in BROKEN, k
+        if error is None:  # the line widens its windows now and then: this one took fewer bytes than the first
+            assert line.moved[Way.UP] < k <= num_bytes - 100, k
+        else:
+            assert error.kind in BROKEN, k
         assert on_disk.read_bytes() in (old, raw), k
         line.heal()
         node.exchange.put_manifest(raw, path)

@@ -93,4 +93,4 @@ def test_too_few_images_for_a_sat(hsl: Hsl, images: Path, tmp_path: Path) -> Non
         *("--per-class", 500, "--output", tmp_path / "sat"),
     )
     assert found.exit_code == 2
-    assert "500 images of each class were asked for" in found.stderr
+    assert "500 images of fractured were asked for, but only 29 can be used" in found.stderr

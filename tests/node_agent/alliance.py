@@ -323,6 +323,7 @@ class Alliance:
                     node_id=node, update_sha256=one.manifest.update_sha256, update_bytes=one.manifest.update_bytes
                 )
                 for node, one in now.updates.items()
+                if now.plan is None and (not self.fusers or AGENT in self.fusers)
             ),
             plan=now.plan,
             fused=self._file(now.fused),

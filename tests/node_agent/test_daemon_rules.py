@@ -434,13 +434,16 @@ def test_a_node_whose_disk_lost_the_start_model_asks_for_it(tmp_path: Path) -> N
         scene.until_training()
     for path in (scene.hospital.settings.workdir / "store").iterdir():
         path.unlink()
+    assert alliance.initial is not None
+    lost = scene.on_hub(PEER, alliance.initial.file_sha256)
+    gone = lost.rename(lost.with_suffix(".gone"))  # a daemon that has heard nothing yet may still look there
     alliance.on_hub = False
     scene.hold.unlink()
     with scene.hospital.running():
         alliance.wait(lambda: alliance.missing)
-        assert alliance.initial is not None
         assert alliance.missing == {alliance.initial.file_sha256}
         scene.hospital.wait(lambda: "not on the hub" in (scene.hospital.mailbox.waiting or ""))
+        gone.rename(lost)
         alliance.change(on_hub=True)
         scene.until_finished()
     assert set(alliance.history) == {0, 1, 2}

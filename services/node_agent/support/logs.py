@@ -35,6 +35,7 @@ EVENTS = frozenset(
         "the hub lets the new key in",
         "the journal cannot be used",
         "the training child wrote a line that is no reply",
+        "the update that the hub lost is not here either",
         "this node's keys were rotated",
         "training child started",
         "who answers as the hub shows another host key than the pinned one, which the coordinator knows too",
