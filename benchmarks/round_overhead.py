@@ -55,6 +55,7 @@ def _case(folder: Path, hub: str, num_nodes: int) -> Record:
         agent_environment=dict.fromkeys(names, environment),
         hub_module=f"{hub}_hub",
         hub_environment={} if hub == "embedded" else sftpgo_environment(),
+        coordinator_environment={"HSL_COORDINATOR_HUB_KIND": hub},
     )
     with alliance:
         alliance.start()
