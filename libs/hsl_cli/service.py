@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from hsl_cli.errors import BadInputError, CommandError, RefusedError, UnreachableError
 from hsl_model.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
-from hsl_model.protocol.messages import Problem
+from hsl_model.protocol.problem import Problem
 from hsl_model.protocol.views import Page
 from node_agent.tls import checked_tls, distrust, is_loopback
 

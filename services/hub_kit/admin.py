@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from hsl_model.protocol.errors import HslError
-from hsl_model.protocol.messages import Problem
+from hsl_model.protocol.problem import PROBLEM_MEDIA_TYPE, Problem
 from hub_kit.errors import TokenWrongError
 
 END_WITHIN_S = 2  # a request that is still answered must not keep the hub from ending
@@ -28,14 +28,7 @@ async def authorised(
 
 
 def problem(error: HslError) -> JSONResponse:
-    body = Problem(
-        type=f"urn:heterosync:problem:{error.code}",
-        title=error.title,
-        status=error.http_status,
-        detail=error.sentence(),
-        code=error.code,
-    )
-    return JSONResponse(body.model_dump(), error.http_status, media_type="application/problem+json")
+    return JSONResponse(Problem.of(error).model_dump(), error.http_status, media_type=PROBLEM_MEDIA_TYPE)
 
 
 def on_error(request: Request, error: Exception) -> JSONResponse:

@@ -28,11 +28,11 @@ from hsl_model.protocol.messages import (
     FusionReport,
     Heartbeat,
     HubAddress,
-    Problem,
     PublishedReport,
     RefusalReport,
     RotateRequest,
 )
+from hsl_model.protocol.problem import Problem
 from hsl_model.protocol.retry import FailureKind
 from node_agent.egress import EgressLedger
 from node_agent.ledger_memory import LedgerMemory

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hsl_model.protocol.errors import HslError
-from hsl_model.protocol.messages import Problem
+from hsl_model.protocol.problem import PROBLEM_MEDIA_TYPE, Problem
 
 
 def answer_with_problems(app: FastAPI) -> None:
@@ -20,14 +20,7 @@ def answer_with_problems(app: FastAPI) -> None:
 def _on_hsl_error(request: Request, error: Exception) -> JSONResponse:
     del request
     assert isinstance(error, HslError)  # noqa: S101 - registered for it
-    problem = Problem(
-        type=f"urn:heterosync:problem:{error.code}",
-        title=error.title,
-        status=error.http_status,
-        detail=error.sentence(),
-        code=error.code,
-    )
-    return JSONResponse(problem.model_dump(), error.http_status, media_type="application/problem+json")
+    return JSONResponse(Problem.of(error).model_dump(), error.http_status, media_type=PROBLEM_MEDIA_TYPE)
 
 
 class _RequestInvalidError(HslError):

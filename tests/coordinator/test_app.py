@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.app import create_app
 from coordinator.tables import NodeRow, RunRow
-from hsl_model.protocol.messages import Problem
+from hsl_model.protocol.problem import Problem
 from hsl_model.protocol.transport import API, BOOT_ID_HEADER, BOOT_NUMBER_HEADER, ENROL, HUB_PLACE
 from tests.coordinator.conftest import settings_for
 from tests.coordinator.fakes import MemoryHub

@@ -4,9 +4,15 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
-from schemathesis import Case
+from schemathesis import Case, GenerationMode
 
 SPOKEN = ("method", "url", "headers", "params", "json", "data")
+
+
+def strategies(operation: Any) -> dict[GenerationMode, Any]:
+    """Cases as the document allows them, and others."""
+    both = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    return {mode: operation.as_strategy(generation_mode=mode) for mode in both}
 
 
 def send(http: httpx.Client, case: Case, headers: dict[str, str]) -> Any:

@@ -12,7 +12,6 @@ import pytest
 import schemathesis
 from hypothesis import given
 from hypothesis import strategies as st
-from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -29,7 +28,7 @@ from tests.coordinator.fakes import MemoryHub
 from tests.coordinator.helpers import Alliance, NodeSpeaker
 from tests.coordinator.rounds.sites import Federation, enrolled
 from tests.fuzz.conftest import counted, examples
-from tests.fuzz.sending import send
+from tests.fuzz.sending import send, strategies
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 LAST = ("/stop", "/revoke")  # after these there is less left to break
@@ -76,8 +75,7 @@ def target(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Any) -> It
 
 def _fuzz(target: Target, method: str, path: str, number: int) -> None:
     operation = target.schema[path][method]
-    both = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-    modes = {mode: operation.as_strategy(generation_mode=mode) for mode in both}
+    modes = strategies(operation)
 
     @examples(number)
     @given(st.data(), st.sampled_from(list(modes)), st.booleans())

@@ -15,12 +15,11 @@ import schemathesis
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
-from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from hsl_model.protocol.clock import ManualClock
-from hsl_model.protocol.messages import Problem
+from hsl_model.protocol.problem import Problem
 from node_agent.consents import Consents
 from node_agent.enrol import load_identity
 from node_agent.journal import Journal
@@ -29,7 +28,7 @@ from node_agent.main import _Agent
 from node_agent.site_api import Site, create_site_app
 from tests.coordinator.conftest import ServedApp
 from tests.fuzz.conftest import counted, examples
-from tests.fuzz.sending import send
+from tests.fuzz.sending import send, strategies
 from tests.node_agent.alliance import RUN, Alliance, make_config
 from tests.node_agent.helpers import FAST, Hospital
 
@@ -73,8 +72,7 @@ def operations() -> list[tuple[str, str]]:
 
 def fuzz(target: Target, method: str, path: str, number: int) -> None:
     operation = schemathesis.openapi.from_dict(target.document)[path][method]
-    both = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-    modes = {mode: operation.as_strategy(generation_mode=mode) for mode in both}
+    modes = strategies(operation)
 
     @examples(number)
     @given(st.data(), st.sampled_from(list(modes)), st.booleans())

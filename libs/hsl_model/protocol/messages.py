@@ -295,17 +295,3 @@ class PublishedReport(Message):
     run_id: RunId
     file_sha256: Sha256
     file_bytes: int = Field(ge=0)
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-
-
-class Problem(Message):
-    """RFC 9457 problem details. `code` is stable; `detail` says what to do; `data` carries e.g. `accepted_sha256`."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    data: dict[str, str | int | float | bool | None] = Field(default_factory=dict)

@@ -14,8 +14,9 @@ from coordinator.hub.admin import (
     HubRefusedError,
     HubTokenError,
 )
-from hsl_model.protocol.messages import HubAddress, Problem
+from hsl_model.protocol.messages import HubAddress
 from hsl_model.protocol.paths import node_folder
+from hsl_model.protocol.problem import Problem
 
 # The hub is on this machine and answers within milliseconds; one that hangs must not hold an admin's request for long.
 TIMEOUT_S = 10.0

@@ -15,8 +15,8 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from coordinator.hub.admin import HubAnswerError, HubDownError, HubLoginError, HubRefusedError, HubTokenError
-from hsl_model.protocol.messages import Problem
 from hsl_model.protocol.paths import COORDINATOR_USER
+from hsl_model.protocol.problem import Problem
 
 TIMEOUT_S = 10.0  # the hub is near and answers within milliseconds; one that hangs must not hold an admin's request
 RESTART_TIMEOUT_S = 70.0  # longer than the supervisor's own patience, so that its sentence arrives

@@ -5,8 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from coordinator.kit.problems import MEDIA_TYPE
-from hsl_model.protocol.messages import Problem
+from hsl_model.protocol.problem import PROBLEM_MEDIA_TYPE, Problem
 
 _REFERENCE = "#/components/schemas/{model}"
 _EVERYWHERE = {
@@ -34,7 +33,7 @@ def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas["Problem"] = Problem.model_json_schema(ref_template=_REFERENCE)
-    content = {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(model="Problem")}}}
+    content = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(model="Problem")}}}
     for operations in document["paths"].values():
         for operation in operations.values():
             responses = operation["responses"]

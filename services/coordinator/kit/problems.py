@@ -17,9 +17,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from hsl_model.protocol.errors import HslError
-from hsl_model.protocol.messages import Problem
+from hsl_model.protocol.problem import PROBLEM_MEDIA_TYPE, Problem
 
-MEDIA_TYPE = "application/problem+json"
 MAX_SENTENCES = 8  # of one request's validation errors; a body of a thousand wrong keys does not get a thousand
 
 _log = structlog.get_logger(__name__)
@@ -75,16 +74,9 @@ class InternalError(HslError):
 
 def problem_response(error: HslError) -> JSONResponse:
     data = {key: value if _is_scalar(value) else str(value) for key, value in error.data.items()}
-    problem = Problem(
-        type=f"urn:heterosync:problem:{error.code}",
-        title=error.title,
-        status=error.http_status,
-        detail=error.sentence(),
-        code=error.code,
-        data=data,
-    )
     headers = getattr(error, "headers", None)
-    return JSONResponse(problem.model_dump(), error.http_status, headers=headers, media_type=MEDIA_TYPE)
+    problem = Problem.of(error, data)
+    return JSONResponse(problem.model_dump(), error.http_status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)
 
 
 def problems(*errors: type[HslError]) -> dict[int | str, dict[str, Any]]:

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from coordinator.kit.problems import MEDIA_TYPE
 from coordinator.kit.requests import MAX_BODY_BYTES
-from hsl_model.protocol.messages import Problem
+from hsl_model.protocol.problem import PROBLEM_MEDIA_TYPE, Problem
 from tests.coordinator.helpers import Alliance
 
 
 def problem(reply: httpx.Response, status: int, code: str) -> Problem:
-    assert reply.headers["Content-Type"] == MEDIA_TYPE
+    assert reply.headers["Content-Type"] == PROBLEM_MEDIA_TYPE
     found = Problem.model_validate_json(reply.content)
     assert (reply.status_code, found.status, found.code) == (status, status, code), found.detail
     assert found.type == f"urn:heterosync:problem:{code}"
@@ -103,4 +102,4 @@ def test_a_body_that_is_too_large_is_not_read(probed_on_sqlite: Alliance) -> Non
 
     reply = probed_on_sqlite.http.post("/probe/body", content=endless(), headers={"Content-Type": "application/json"})
     assert reply.status_code in (413, 422)
-    assert reply.headers["Content-Type"] == MEDIA_TYPE
+    assert reply.headers["Content-Type"] == PROBLEM_MEDIA_TYPE
