@@ -161,12 +161,13 @@ def test_a_line_that_falls_silent_ends_the_transfer_and_only_it(
 
 
 class Slow(Watch):
-    """Takes 0.2 s for every piece."""
+    """Takes `PAUSE_S` for every piece: there are five or more, as acknowledgements come together or apart."""
 
+    PAUSE_S = 0.25
     num_pauses = 0
 
     def moved(self, done: int, total: int) -> None:
-        self.num_pauses += threading.Event().wait(0.2) is False
+        self.num_pauses += threading.Event().wait(self.PAUSE_S) is False
         super().moved(done, total)
 
 
@@ -175,7 +176,7 @@ def test_a_slow_line_is_not_a_stalled_one(site: tuple[SftpExchange, str], line: 
     exchange, node_id = site
     exchange._link.stall_s, slow = 0.5, Slow()
     exchange.put_tensors(content.path, node_id, content.sha256, slow)
-    assert slow.num_pauses * 0.2 > 2 * 0.5
+    assert slow.num_pauses * slow.PAUSE_S > 2 * 0.5
 
 
 def test_a_slow_download_is_not_a_stalled_one(site: tuple[SftpExchange, str], content: Content, tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_a_slow_download_is_not_a_stalled_one(site: tuple[SftpExchange, str], co
     exchange, node_id = site
     exchange._link.stall_s, slow = 0.5, Slow()
     exchange.get_tensors(node_id, content.sha256, len(content), tmp_path / "target", slow)
-    assert slow.num_pauses * 0.2 > 2 * 0.5
+    assert slow.num_pauses * slow.PAUSE_S > 2 * 0.5
 
 
 def test_a_cancelled_transfer_does_not_wait_for_a_silent_line(
