@@ -1,12 +1,14 @@
 """The batches of a round: keyed by (seed, node, round, epoch or step, purpose), so any one can be made at any time.
 
-Beside B primary images stand, as the run says, B of the SAT as the network's second input (mmoe), B of a SAT of the
-same task in the same batch, B more of the site's own, or none. The primary ones are the same in all four.
+Beside B primary images stand, as the run says, B of the SAT as the network's second input (mmoe), K fixed ones of it
+as they are stored (relative), B of a SAT of the same task in the same batch, B more of the site's own, or none. The
+primary ones are the same in all five.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,23 +27,25 @@ from hsl_model.seeding import Key, generator
 class Batch:
     """What a step trains on. Images (B, C, H, W) float32 normalised; labels (B,) float32 of 0 and 1.
 
-    `sat_images` is the network's second input, None where it has none; `sat_labels` is None where it has no loss.
-    Added images stand behind the primary ones, which are the same with and without them.
+    `sat_images` is the network's second input, None where it has none: one for each primary image or, `for_all`, K
+    anchors that every image is seen beside. `sat_labels` is None where it has no loss. Added images stand behind the
+    primary ones, which are the same with and without them.
     """
 
     images: Tensor
     labels: Tensor
     sat_images: Tensor | None = None
     sat_labels: Tensor | None = None
+    for_all: bool = False
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     def part(self, where: slice) -> "Batch":
-        """A micro-batch."""
-        sat_images = None if self.sat_images is None else self.sat_images[where]
+        """A micro-batch; anchors stand beside each."""
+        sat_images = self.sat_images if self.sat_images is None or self.for_all else self.sat_images[where]
         sat_labels = None if self.sat_labels is None else self.sat_labels[where]
-        return Batch(self.images[where], self.labels[where], sat_images, sat_labels)
+        return Batch(self.images[where], self.labels[where], sat_images, sat_labels, self.for_all)
 
 
 class PairLoader:
@@ -58,6 +62,7 @@ class PairLoader:
         )
         self._whole_epoch = num_steps(self._num_images, config.training.batch_size)
         self.steps_per_epoch = config.training.fuse_every_steps or self._whole_epoch
+        self._anchors = _anchors(config, data.sat, device)
         self._begun: tuple[Key, ...] = ()
         self._primary_order: Indices = np.empty(0, dtype=np.int64)
         self._second_order: Indices = np.empty(0, dtype=np.int64)
@@ -71,6 +76,8 @@ class PairLoader:
         where = slice(step * size, min((step + 1) * size, self._num_images))
         key = (*of_round, epoch * self._whole_epoch + step)
         images, labels = self._fetch(self._data.training, self._primary_order[where], key, "primary")
+        if self._anchors is not None:
+            return Batch(images, labels, self._anchors, for_all=True)
         if self._second is None:
             return Batch(images, labels)
         second = self._fetch(self._second, self._second_order[where], key, self._second_is)
@@ -124,8 +131,22 @@ class PairLoader:
         return normalise(images), labels
 
 
+def anchor_images(config: RunConfig, sat: ImageSet) -> npt.NDArray[np.uint8]:
+    """(K, C, H, W): the same at every node, step and scoring of a run."""
+    return sat.images[choose_anchors(sat.labels, config.training.num_anchors, config.seed)]
+
+
+def _anchors(config: RunConfig, sat: ImageSet | None, device: str) -> Tensor | None:
+    """What the relative network sees at every step, as it is stored."""
+    if config.architecture != "relative" or sat is None:
+        return None
+    return normalise(to_unit(torch.from_numpy(anchor_images(config, sat)).to(device)))
+
+
 def _second(config: RunConfig, data: SiteData) -> tuple[ImageSet | None, str]:
-    """What stands beside the primary images, and the name its streams have."""
+    """What is drawn beside the primary images, and the name its streams have."""
+    if config.architecture == "relative":
+        return None, "anchors"
     if config.shows_sat:
         return data.sat, "sat"
     return (data.training if config.training.added_images == "own" else None), "added"
@@ -141,5 +162,5 @@ def check_data(config: RunConfig, data: SiteData) -> None:
             raise ConfigError(reason=f"the {name} images are {cases.images.shape[1:]}; the task says {expected}")
     if config.shows_sat and (data.sat is None or not len(data.sat)):
         raise ConfigError(reason="this run needs the shared anchor task; bind this site's SAT bundle")
-    if config.architecture == "mmoe" and data.sat is not None:
+    if config.has_anchors and data.sat is not None:
         choose_anchors(data.sat.labels, config.training.num_anchors, config.seed)  # refuses a SAT that is too small

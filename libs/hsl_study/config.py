@@ -290,7 +290,7 @@ def _needs_sat(given: Mapping[str, Any]) -> bool:
     """Arms without a second task get no SAT: their steps would else follow its size (methods.md H11)."""
     method = given.get("method", {}).get("name", "hsl")
     adds = given.get("training", {}).get("added_images") == "sat"
-    return bool(adds or given.get("network", {}).get("architecture") == "mmoe" or method == "hsl")
+    return bool(adds or given.get("network", {}).get("architecture") in ("mmoe", "relative") or method == "hsl")
 
 
 def overlaid(*tables: Mapping[str, Any]) -> dict[str, Any]:

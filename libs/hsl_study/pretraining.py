@@ -47,7 +47,8 @@ def started_from_sat(
 
 def pretraining(config: RunConfig, num_rounds: int) -> RunConfig:
     """The run before the run: one node, the same network, training and seed, no second task."""
-    architecture = "trunk" if config.architecture == "mmoe" else config.architecture  # the same encoder, one input
+    same_encoder = {"mmoe": "trunk", "relative": "plain"}  # and one input
+    architecture = same_encoder.get(config.architecture, config.architecture)
     changes = {
         "nodes": (NODE,),
         "method": MethodConfig(name="swarm"),
@@ -75,5 +76,5 @@ def monitored(sat: ImageSet, seed: int) -> SiteData:
 
 def _encoder_parameters(config: RunConfig) -> Sequence[str]:
     with torch.device("meta"):
-        network = build_network(config.network, config.architecture, config.task.channels)
+        network = build_network(config.network, config.architecture, config.task.channels, config.training.num_anchors)
     return [name for name, _ in network.named_parameters() if name.startswith(_ENCODER)]
