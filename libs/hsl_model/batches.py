@@ -69,12 +69,7 @@ class PairLoader:
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` of `epoch`, both counted from 0 within the round and within the epoch."""
-        round_number, epoch, step = self._place(epoch, step)
-        of_round = (*self._spec.key[:2], round_number)
-        self._begin_epoch((*of_round, epoch))
-        size = self._spec.config.training.batch_size
-        where = slice(step * size, min((step + 1) * size, self._num_images))
-        key = (*of_round, epoch * self._whole_epoch + step)
+        where, key = self._step(epoch, step)
         images, labels = self._fetch(self._data.training, self._primary_order[where], key, "primary")
         if self._anchors is not None:
             return Batch(images, labels, self._anchors, for_all=True)
@@ -84,6 +79,11 @@ class PairLoader:
         if self._has_pairs:
             return Batch(images, labels, *second)
         return Batch(torch.cat((images, second[0])), torch.cat((labels, second[1])))
+
+    def second_view(self, epoch: int, step: int) -> Tensor:
+        """The primary images of that batch once more, changed by streams of their own: for learning without labels."""
+        where, key = self._step(epoch, step)
+        return self._fetch(self._data.training, self._primary_order[where], key, "second view")[0]
 
     def epoch_of_run(self, epoch: int, step: int) -> int:
         """Counted from 0 over all rounds."""
@@ -98,6 +98,15 @@ class PairLoader:
             return self._spec.round_number, epoch, step
         epochs, rest = divmod((self._spec.round_number - 1) * every + step, self._whole_epoch)
         return epochs + 1, 0, rest
+
+    def _step(self, epoch: int, step: int) -> tuple[slice, tuple[Key, ...]]:
+        """A batch's places in the orders of its epoch, which are drawn here, and the key of its streams."""
+        round_number, epoch, step = self._place(epoch, step)
+        of_round = (*self._spec.key[:2], round_number)
+        self._begin_epoch((*of_round, epoch))
+        size = self._spec.config.training.batch_size
+        where = slice(step * size, min((step + 1) * size, self._num_images))
+        return where, (*of_round, epoch * self._whole_epoch + step)
 
     def _begin_epoch(self, key: tuple[Key, ...]) -> None:
         if key == self._begun:

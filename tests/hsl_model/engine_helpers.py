@@ -19,6 +19,7 @@ ARMS: dict[str, dict[str, Any]] = {name: {} for name in METHODS} | {
     "personalised-mmoe": {"network": {"architecture": "mmoe"}},
     "fedprox": {"options": {"mu": 0.1}},
     "swarm-relative": {"network": {"architecture": "relative", "normalisation": "group"}},
+    "swarm-fixed-head": {"training": {"fixed_head": True}},
     "fedbn-mmoe": {"network": {"architecture": "mmoe", "encoders": "shared"}},
 }
 """Every method of the registry, and the ablations that are configuration."""

@@ -241,6 +241,8 @@ def test_cells_of_such_arms_are_trained_and_scored(folder: StudyFolder, pool: Po
         ({"sat": {"draws": 2}, "run": {"method": {"name": "swarm"}}}, "trains on no SAT"),
         ({"sat": {"draws": 2}, "pretrain_rounds": 1}, "they share one SAT"),
         ({"sat": {"labels": "shuffled"}}, "permuted"),
+        ({"pretrain_from": "views"}, "give pretrain_rounds, e.g. 8"),
+        ({"pretrain_from": "views", "pretrain_rounds": 1, "sat": {"draws": 2}}, "they share one SAT"),
         ({"run": {"method": {"name": "swarm"}, "training": {"added_images": "sat"}}}, "set sat_task_id to fracture"),
     ],
 )

@@ -59,6 +59,7 @@ class NetworkOutput:
 
 class Network(nn.Module, ABC):
     architecture: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]] = ("head",)  # the parts that turn features into logits
     primary_encoder: nn.Module  # images (B, C, H, W) -> h1 (B, 512)
 
     @abstractmethod
@@ -88,6 +89,12 @@ class Network(nn.Module, ABC):
             ]
         return torch.cat(slices)
 
+    def fix_head(self) -> None:
+        """Training leaves the head as it is: Oh et al., "FedBABU: towards enhanced representation for federated image
+        classification", ICLR 2022, arXiv 2106.06042, where the body alone is trained and fused."""
+        for name in self.heads:
+            self.get_submodule(name).requires_grad_(requires_grad=False)
+
     def normalisation_tensors(self) -> frozenset[str]:
         """Names of all parameters and buffers of batch normalisation, by module type: names would miss
         `downsample.1` (methods.md 4.6)."""
@@ -112,6 +119,7 @@ class Network(nn.Module, ABC):
 
 class MixtureNetwork(Network):
     architecture = "mmoe"
+    heads = ("primary_tower", "sat_tower")
 
     def __init__(self, config: NetworkConfig, channels: int) -> None:
         super().__init__()
@@ -173,6 +181,7 @@ class MixtureNetwork(Network):
 
 class TrunkNetwork(Network):
     architecture = "trunk"
+    heads = ("primary_tower",)
 
     def __init__(self, config: NetworkConfig, channels: int) -> None:
         super().__init__()
@@ -247,6 +256,7 @@ class RelativeNetwork(Network):
     """One encoder for primary images and anchors, whose features are those of the same step's weights."""
 
     architecture = "relative"
+    heads = ("relative_head",)
 
     def __init__(self, config: NetworkConfig, channels: int, num_anchors: int) -> None:
         super().__init__()

@@ -104,6 +104,10 @@ class TrainingConfig(Message):
         description="as many images again in each batch of a network with one input: of the SAT, which must then be of "
         "the run's task (sat_task_id), or more of the site's own",
     )
+    fixed_head: bool = Field(
+        default=False,
+        description="the head keeps its initial values, the same everywhere, and encoders learn towards it",
+    )
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
