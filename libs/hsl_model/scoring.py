@@ -91,6 +91,17 @@ class Scorer:
             scores[where] = self._method.predict(self._network, self._prepare(images[where]), self._anchors).cpu()
         return scores
 
+    @torch.inference_mode()
+    def mixture_ratio(self, images: npt.NDArray[np.uint8]) -> float | None:
+        """Does the mixture say anything about an image (`Network.mixture_ratio`)? None without fixed anchors."""
+        anchors = self._method.partners(self._anchors)
+        if anchors is None:
+            return None
+        firsts = range(0, len(images), self._batch_size)
+        batches = (self._prepare(images[first : first + self._batch_size]) for first in firsts)
+        ratio = self._network.mixture_ratio(batches, anchors)
+        return None if ratio is None else ratio.item()
+
     def metrics(self, cases: ImageSet, each_batch: Callable[[], None] = lambda: None) -> ValidationMetrics:
         logits = self.logits(cases.images, each_batch)
         if not np.isfinite(logits).all():

@@ -230,7 +230,7 @@ class StudyConfig(Message):
             raise ValueError(f"contrasts name arms that the study has not: {', '.join(unknown)}")
         if self.gap is not None and (self.gap[0] == self.gap[1] or not set(self.gap) <= set(names)):
             raise ValueError(f"gap names two different arms of the study; {' and '.join(self.gap)} are not")
-        if reserved := {OWN_SAT, PUBLIC_PHANTOMS} & set(self.sats):
+        if reserved := {OWN_SAT, *(() if self.phantoms is None else (PUBLIC_PHANTOMS,))} & set(self.sats):
             raise ValueError(f"a SAT of [sats] cannot be called {min(reserved)}: that name has a meaning")
         for name, source in self.sat_configs().items():
             source.check_task(name, self.task)

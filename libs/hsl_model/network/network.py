@@ -20,7 +20,7 @@ Equal parts have equal tensor names in all of them, and so equal initial values 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hsl_model.network.anchors import AnchorCosines
-from hsl_model.network.encoders import NUM_FEATURES, Encoder, build_backbone, sat_statistics
+from hsl_model.network.encoders import NUM_FEATURES, Encoder, PlainEncoder, build_backbone, sat_statistics
 from hsl_model.network.mixture import (
     NUM_JOINT,
     NUM_TASK_FEATURES,
@@ -94,6 +94,13 @@ class Network(nn.Module, ABC):
         classification", ICLR 2022, arXiv 2106.06042, where the body alone is trained and fused."""
         for name in self.heads:
             self.get_submodule(name).requires_grad_(requires_grad=False)
+
+    def mixture_ratio(self, batches: Iterable[Tensor], anchors: Tensor) -> Tensor | None:
+        """sd(mixture) / sd(skip) of the primary task over the images of all batches, in evaluation, at each of the
+        anchors (K, 512) by itself; their mean, scalar (methods.md H9). None where there is no mixture or one image.
+        """
+        del batches, anchors
+        return None
 
     def normalisation_tensors(self) -> frozenset[str]:
         """Names of all parameters and buffers of batch normalisation, by module type: names would miss
@@ -169,14 +176,26 @@ class MixtureNetwork(Network):
         return features
 
     def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
-        features = self.primary_encoder(primary)
         partners = self._encode_sat(primary)[:, None] if anchors is None else anchors.expand(len(primary), -1, -1)
-        num_partners = partners.shape[1]
-        repeated = features.repeat_interleave(num_partners, dim=0)
+        mixture, skip = self._primary_parts(primary, partners)
+        logits: Tensor = self.primary_tower(mixture + skip)
+        return logits.view(-1, partners.shape[1]).mean(dim=1)
+
+    def _primary_parts(self, primary: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixture and skip of each image beside each of its `partners` (B, K, 512): (B * K, 32) both."""
+        repeated = self.primary_encoder(primary).repeat_interleave(partners.shape[1], dim=0)
         embedding = self.embedding(repeated, partners.flatten(0, 1))
-        mixture = mix(self.primary_gate(embedding), self.experts(embedding))
-        logits: Tensor = self.primary_tower(mixture + self.primary_skip(repeated))
-        return logits.view(-1, num_partners).mean(dim=1)
+        return mix(self.primary_gate(embedding), self.experts(embedding)), self.primary_skip(repeated)
+
+    @torch.no_grad()
+    def mixture_ratio(self, batches: Iterable[Tensor], anchors: Tensor) -> Tensor | None:
+        with self._evaluating():
+            parts = [self._primary_parts(batch, anchors.expand(len(batch), -1, -1)) for batch in batches]
+        mixture, skip = (
+            torch.cat(part).view(-1, *anchors.shape[:1], NUM_TASK_FEATURES) for part in zip(*parts, strict=True)
+        )
+        ratios = [spread_ratio(mixture[:, anchor], skip[:, anchor]) for anchor in range(len(anchors))]
+        return torch.stack([ratio for ratio in ratios if ratio is not None]).mean() if len(mixture) > 1 else None
 
 
 class TrunkNetwork(Network):
@@ -195,18 +214,6 @@ class TrunkNetwork(Network):
 
     def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
         return self.forward(primary, anchors).primary_logit
-
-
-class PlainEncoder(nn.Module):
-    """A backbone under the name it has in the other architectures."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.backbone(images)
-        return features
 
 
 class PlainNetwork(Network):
