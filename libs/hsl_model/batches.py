@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsl_model.augment import augment, normalise, to_unit
+from hsl_model.augment import augment, normalise
 from hsl_model.data import ImageSet, SiteData
+from hsl_model.intensity import Intensity
 from hsl_model.network import choose_anchors
 from hsl_model.photometric import photometric
 from hsl_model.protocol.config import RunConfig
@@ -51,6 +52,7 @@ class PairLoader:
         config = spec.config
         check_data(config, data)
         self._spec, self._data, self._device = spec, data, device
+        self._intensity = Intensity(config, data.sat, device)
         self._has_pairs = config.architecture == "mmoe"
         self._second, self._second_is = _second(config, data)
         self._num_images = num_images(
@@ -114,7 +116,7 @@ class PairLoader:
         return balance_cells(found, site_classes(sites, labels), random)
 
     def _fetch(self, cases: ImageSet, indices: Indices, key: tuple[Key, ...], task: str) -> tuple[Tensor, Tensor]:
-        images = to_unit(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
+        images = self._intensity(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
         settings = self._spec.config.training
         if settings.augment:
             images = augment(images, *key, f"augment {task}")
@@ -139,7 +141,7 @@ def check_data(config: RunConfig, data: SiteData) -> None:
     for name, cases in sets.items():
         if cases is not None and cases.images.shape[1:] != expected:
             raise ConfigError(reason=f"the {name} images are {cases.images.shape[1:]}; the task says {expected}")
-    if config.shows_sat and (data.sat is None or not len(data.sat)):
+    if config.uses_sat and (data.sat is None or not len(data.sat)):
         raise ConfigError(reason="this run needs the shared anchor task; bind this site's SAT bundle")
     if config.architecture == "mmoe" and data.sat is not None:
         choose_anchors(data.sat.labels, config.training.num_anchors, config.seed)  # refuses a SAT that is too small

@@ -109,8 +109,8 @@ class Grid:
     def _pretraining_seconds(self, arm: ArmConfig, run: RunConfig, pool: Pool) -> float:
         if not arm.pretrain_rounds or pool.sat is None:
             return 0.0
-        sites = {NODE: monitored(pool.sat, run.seed)}
-        return estimated_seconds(pretraining(run, arm.pretrain_rounds), sites, self.num_threads, self.clock)
+        before = pretraining(run, arm.pretrain_rounds)
+        return estimated_seconds(before, {NODE: monitored(pool.sat, before)}, self.num_threads, self.clock)
 
     def _finished(self, cells: list[_Cell], jobs: int) -> Iterator[CellRow]:
         """Rows as they come. No more than `jobs` are under way, so that an error ends the study soon."""

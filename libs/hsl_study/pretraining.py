@@ -38,7 +38,7 @@ def started_from_sat(
     """The run that starts from `initial_file(folder)`, which is trained here, or was. Raises what the engine raises."""
     before = pretraining(config, num_rounds)
     work = folder / "pretraining"
-    rounds = run_federation(before, {NODE: monitored(sat, config.seed)}, work, options)
+    rounds = run_federation(before, {NODE: monitored(sat, before)}, work, options)
     trained = read_tensors(held_files(work, NODE, len(rounds) - 1)[-1])
     tensors = initial_tensors(config) | {name: trained[name] for name in _encoder_parameters(config)}
     file = write_tensors(initial_file(folder), tensors)
@@ -56,21 +56,21 @@ def pretraining(config: RunConfig, num_rounds: int) -> RunConfig:
         "num_rounds": num_rounds,
         "convergence": ConvergenceConfig(enabled=False),
         "quorum": QuorumConfig(min_nodes=1),
-        "sat_digest": None,
+        "sat_digest": config.sat_digest if config.training.intensity == "anchors" else None,
     }
     return RunConfig.model_validate(config.model_copy(update=changes).model_dump())
 
 
-def monitored(sat: ImageSet, seed: int) -> SiteData:
+def monitored(sat: ImageSet, run: RunConfig) -> SiteData:
     """The SAT as one site's images. A tenth of either class, at least one image, is validated on."""
     held_out: list[npt.NDArray[np.intp]] = []
     for label in (0, 1):
-        of_class = generator(seed, "SAT monitor", label).permutation(np.flatnonzero(sat.labels == label))
+        of_class = generator(run.seed, "SAT monitor", label).permutation(np.flatnonzero(sat.labels == label))
         held_out.append(of_class[: max(1, len(of_class) // 10)])
     validation = np.sort(np.concatenate(held_out))
     training = np.setdiff1d(np.arange(len(sat)), validation)
     parts = [ImageSet(sat.images[where], sat.labels[where]) for where in (training, validation)]
-    return SiteData(parts[0], parts[1], parts[1], None)
+    return SiteData(parts[0], parts[1], parts[1], sat if run.uses_sat else None)
 
 
 def _encoder_parameters(config: RunConfig) -> Sequence[str]:

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from hsl_cli.config_file import parse_file
+from hsl_model.augment import to_unit
+from hsl_model.intensity import ranks
 from hsl_model.metrics import roc_auc
 from hsl_model.optimise import learning_rate
 from hsl_study import configs
@@ -38,6 +41,19 @@ def test_a_curve_and_contrast_by_hand() -> None:
     flat = stored(Acquisition(contrast=0.5), "flat", GREYS, ["x"]).ravel()
     assert (flat[0], flat[255]) == (64, 191)
     assert np.array_equal(stored(Acquisition(), "plain", GREYS, ["x"]), GREYS)
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN_SITES[1:], *BUILT_IN_UNSEEN])
+def test_by_rank_no_machine_s_curve_or_contrast_is_left(name: str) -> None:
+    """But for the levels that 256 grey values join or its ends clip."""
+    curve = BUILT_IN[name].model_copy(update={"noise": 0, "blur": 0})
+    images = torch.from_numpy(FILMS), torch.from_numpy(stored(curve, name, FILMS, NAMES))
+    far, near = (
+        (one - other).abs().mean().item()
+        for one, other in (map(to_unit, images), (ranks(image).gather(1, image.flatten(1).long()) for image in images))
+    )
+    assert far > 0.05
+    assert near < 0.03
 
 
 def test_blur_is_a_share_of_the_width_and_stays_within_an_image() -> None:

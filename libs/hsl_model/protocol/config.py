@@ -98,6 +98,11 @@ class TrainingConfig(Message):
     photometric: float = Field(
         default=0.0, ge=0, le=2, description="strength of photometric augmentation (hsl_model/photometric.py); 0: off"
     )
+    intensity: Literal["given", "equalised", "anchors"] = Field(
+        default="given",
+        description="grey levels as stored; by each image's own ranks; or by the mean quantile curve of the SAT's "
+        "images at those ranks. In training and scoring alike (hsl_model/intensity.py)",
+    )
     added_images: Literal["none", "sat", "own"] = Field(
         default="none",
         description="as many images again in each batch of a network with one input: of the SAT, which must then be of "
@@ -190,8 +195,9 @@ class RunConfig(Message):
             raise ValueError(f"required_nodes not among nodes: {', '.join(strangers)}")
         if self.quorum.min_nodes > len(self.nodes):
             raise ValueError(f"quorum.min_nodes is {self.quorum.min_nodes}, but only {len(self.nodes)} nodes are named")
-        if self.shows_sat and self.sat_digest is None:
-            what = "the mmoe network" if self.architecture == "mmoe" else "training.added_images"
+        if self.uses_sat and self.sat_digest is None:
+            option = "added_images" if self.shows_sat else "intensity anchors"
+            what = "the mmoe network" if self.architecture == "mmoe" else f"training.{option}"
             raise ValueError(f"{what} needs a shared anchor task: give sat_digest (`hsl data sat` prints it)")
         self._check_added_images()
         if self.method.name == "hsl" and self.architecture != "mmoe":
@@ -234,6 +240,11 @@ class RunConfig(Message):
     def shows_sat(self) -> bool:
         """Whether training looks at the SAT at all."""
         return self.architecture == "mmoe" or self.training.added_images == "sat"
+
+    @property
+    def uses_sat(self) -> bool:
+        """Whether every site needs the SAT's bundle, to show its images or for their grey levels alone."""
+        return self.shows_sat or self.training.intensity == "anchors"
 
     @property
     def architecture(self) -> Architecture:

@@ -53,6 +53,8 @@ def test_a_config_survives_json() -> None:
         ({**SWARM, "training": {"added_images": "sat"}, "sat_digest": None}, "added_images needs a shared anchor"),
         ({"training": {"added_images": "own"}}, "leave training.added_images at none"),
         ({"training": {"photometric": 3}}, "photometric"),
+        ({"training": {"intensity": "equalized"}}, "'given', 'equalised' or 'anchors'"),
+        ({**SWARM, "training": {"intensity": "anchors"}, "sat_digest": None}, "intensity anchors needs a shared"),
         ({"initial": {"seed": None}}, "exactly one of seed and file_sha256"),
         ({"task": {**TASK, "negative_class": "fractured"}}, "must differ"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate"),
