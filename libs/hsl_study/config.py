@@ -155,6 +155,9 @@ class ArmConfig(Message):
     )
     sat: ArmSat = Field(default_factory=ArmSat, description="its shared anchor task, where that is not the study's")
     pretrain_rounds: int = Field(default=0, ge=0, le=10_000, description="on the SAT alone, before round 0")
+    pretrain_from: Literal["labels", "views"] = Field(
+        default="labels", description="what that learns from; views: no label, two views of an image should be alike"
+    )
     pooled: PooledConfig | None = Field(default=None, description="Central, or a baseline fitted to pooled images")
     split: SplitConfig | None = Field(default=None, description="SplitAVG")
     baseline: BaselineConfig | None = Field(default=None, description="no network")
@@ -163,6 +166,8 @@ class ArmConfig(Message):
     def _is_one_thing(self) -> Self:
         if self.split is not None and (self.pooled is not None or self.baseline is not None):
             raise ValueError("split is an arm of its own: it can be neither pooled nor a baseline")
+        if self.pretrain_from == "views" and not self.pretrain_rounds:
+            raise ValueError("pretrain_from says what is learnt from before round 0: give pretrain_rounds, e.g. 8")
         return self
 
     @property
@@ -291,7 +296,7 @@ def _needs_sat(given: Mapping[str, Any]) -> bool:
     method = given.get("method", {}).get("name", "hsl")
     training = given.get("training", {})
     asks = training.get("added_images") == "sat" or training.get("intensity") == "anchors"
-    return bool(asks or given.get("network", {}).get("architecture") == "mmoe" or method == "hsl")
+    return bool(asks or given.get("network", {}).get("architecture") in ("mmoe", "relative") or method == "hsl")
 
 
 def overlaid(*tables: Mapping[str, Any]) -> dict[str, Any]:
