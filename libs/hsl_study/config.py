@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hsl_data.binding import ReaderName
 from hsl_data.phantoms import MAX_SITES
-from hsl_model.protocol.config import Message, RunConfig, TaskConfig
+from hsl_model.protocol.config import Message, MethodConfig, RunConfig, TaskConfig
 from hsl_study import scenarios
 from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acquisition, AcquisitionPlan
 from hsl_study.arm_kinds import BaselineConfig, PooledConfig, SplitConfig
@@ -290,6 +290,7 @@ def _needs_sat(given: Mapping[str, Any]) -> bool:
     """Arms without a second task get no SAT: their steps would else follow its size (methods.md H11)."""
     method = given.get("method", {}).get("name", "hsl")
     adds = given.get("training", {}).get("added_images") == "sat"
+    adds = adds or MethodConfig.model_validate(given.get("method", {})).views_of == "sat"
     return bool(adds or given.get("network", {}).get("architecture") == "mmoe" or method == "hsl")
 
 

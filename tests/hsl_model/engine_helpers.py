@@ -19,6 +19,8 @@ ARMS: dict[str, dict[str, Any]] = {name: {} for name in METHODS} | {
     "personalised-mmoe": {"network": {"architecture": "mmoe"}},
     "fedprox": {"options": {"mu": 0.1}},
     "fedbn-mmoe": {"network": {"architecture": "mmoe", "encoders": "shared"}},
+    "styled": {"options": {"consist": "anchors", "restyle_own": False}, "network": {"normalisation": "group"}},
+    "styled-own": {"options": {"consist": "own", "restyle_own": False}, "network": {"normalisation": "group"}},
 }
 """Every method of the registry, and the ablations that are configuration."""
 

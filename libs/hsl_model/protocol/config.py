@@ -57,6 +57,12 @@ class MethodConfig(Message):
             raise ValueError(error.sentence()) from error
         return {**given, "options": options}
 
+    @property
+    def views_of(self) -> Literal["sat", "own"] | None:
+        """Whose images each batch also shows twice, in the styles of two sites."""
+        consist = self.options.get("consist", "none") if self.options.get("weight") else "none"
+        return None if consist == "none" else "sat" if consist == "anchors" else "own"
+
 
 Architecture = Literal["mmoe", "trunk", "plain", "twin"]
 
@@ -192,8 +198,10 @@ class RunConfig(Message):
             raise ValueError(f"quorum.min_nodes is {self.quorum.min_nodes}, but only {len(self.nodes)} nodes are named")
         if self.shows_sat and self.sat_digest is None:
             what = "the mmoe network" if self.architecture == "mmoe" else "training.added_images"
+            what = "consistency on anchors" if self.method.views_of == "sat" else what
             raise ValueError(f"{what} needs a shared anchor task: give sat_digest (`hsl data sat` prints it)")
         self._check_added_images()
+        self._check_views()
         if self.method.name == "hsl" and self.architecture != "mmoe":
             raise ValueError(
                 "method hsl needs network.architecture mmoe; for No-AL use method swarm with trunk or plain"
@@ -230,10 +238,25 @@ class RunConfig(Message):
                 "network.normalisation to group"
             )
 
+    def _check_views(self) -> None:
+        if self.method.views_of is None:
+            return
+        if self.architecture != "plain" or self.training.added_images != "none":
+            raise ValueError(
+                f"consistency of method {self.method.name} is that of one encoder, beside primary images alone: set "
+                "network.architecture to plain and training.added_images to none"
+            )
+        if self.network.normalisation == "batch":
+            raise ValueError(
+                "images shown for consistency may not touch the batch statistics with which primary images are scored: "
+                "set network.normalisation to group"
+            )
+
     @property
     def shows_sat(self) -> bool:
         """Whether training looks at the SAT at all."""
-        return self.architecture == "mmoe" or self.training.added_images == "sat"
+        shown = (self.training.added_images, self.method.views_of)
+        return self.architecture == "mmoe" or "sat" in shown
 
     @property
     def architecture(self) -> Architecture:
