@@ -48,7 +48,7 @@ def run(folder: StudyFolder, scenario: int, arm_name: str, seed: int, num_thread
     write_bytes(scores, scored)
     featured = None
     if folder.config.features:
-        featured = collected(config, partition, pool, folder.cell(key), facts.deployed_round, options)
+        featured = collected(arm, config, partition, pool, where, facts.deployed_round)
     if featured is not None:
         folder.features(key).parent.mkdir(exist_ok=True)
         write_bytes(folder.features(key), featured)

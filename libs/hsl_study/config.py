@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hsl_data.binding import ReaderName
 from hsl_data.phantoms import MAX_SITES
-from hsl_model.protocol.config import Message, RunConfig, TaskConfig
+from hsl_model.protocol.config import Message, MethodConfig, RunConfig, TaskConfig
 from hsl_study import scenarios
 from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acquisition, AcquisitionPlan
 from hsl_study.arm_kinds import BaselineConfig, PooledConfig, SplitConfig
@@ -236,7 +236,7 @@ class StudyConfig(Message):
             source.check_task(name, self.task)
         for arm in self.arms:
             run = self.run_config(arm, ("node-1", "node-2"), 0, _PLACEHOLDER_SHA256)  # wrong keys before the first hour
-            self._check_sat(arm, sees_sat=run.shows_sat or bool(arm.pretrain_rounds))
+            self._check_sat(arm, sees_sat=run.uses_sat or bool(arm.pretrain_rounds))
         for scenario in self.scenarios:
             scenario.plan(self.acquisitions)
         return self
@@ -294,8 +294,10 @@ class StudyConfig(Message):
 def _needs_sat(given: Mapping[str, Any]) -> bool:
     """Arms without a second task get no SAT: their steps would else follow its size (methods.md H11)."""
     method = given.get("method", {}).get("name", "hsl")
-    adds = given.get("training", {}).get("added_images") == "sat"
-    return bool(adds or given.get("network", {}).get("architecture") in ("mmoe", "relative") or method == "hsl")
+    training = given.get("training", {})
+    asks = training.get("added_images") == "sat" or training.get("intensity") == "anchors"
+    asks = asks or MethodConfig.model_validate(given.get("method", {})).views_of == "sat"
+    return bool(asks or given.get("network", {}).get("architecture") in ("mmoe", "relative") or method == "hsl")
 
 
 def overlaid(*tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def prepared(before: RunConfig, sat: ImageSet, learns_from: LearnsFrom) -> tuple
     """The run before the run, its one node's data, and how that node trains."""
     if learns_from == "views":
         return views_run(before, len(sat)), unlabelled(sat), train_views
-    return before, monitored(sat, before.seed), train_apart
+    return before, monitored(sat, before), train_apart
 
 
 def pretraining(config: RunConfig, num_rounds: int) -> RunConfig:
@@ -73,21 +73,21 @@ def pretraining(config: RunConfig, num_rounds: int) -> RunConfig:
         "num_rounds": num_rounds,
         "convergence": ConvergenceConfig(enabled=False),
         "quorum": QuorumConfig(min_nodes=1),
-        "sat_digest": None,
+        "sat_digest": config.sat_digest if config.training.intensity == "anchors" else None,
     }
     return RunConfig.model_validate(config.model_copy(update=changes).model_dump())
 
 
-def monitored(sat: ImageSet, seed: int) -> SiteData:
+def monitored(sat: ImageSet, run: RunConfig) -> SiteData:
     """The SAT as one site's images. A tenth of either class, at least one image, is validated on."""
     held_out: list[npt.NDArray[np.intp]] = []
     for label in (0, 1):
-        of_class = generator(seed, "SAT monitor", label).permutation(np.flatnonzero(sat.labels == label))
+        of_class = generator(run.seed, "SAT monitor", label).permutation(np.flatnonzero(sat.labels == label))
         held_out.append(of_class[: max(1, len(of_class) // 10)])
     validation = np.sort(np.concatenate(held_out))
     training = np.setdiff1d(np.arange(len(sat)), validation)
     parts = [ImageSet(sat.images[where], sat.labels[where]) for where in (training, validation)]
-    return SiteData(parts[0], parts[1], parts[1], None)
+    return SiteData(parts[0], parts[1], parts[1], sat if run.uses_sat else None)
 
 
 def _encoder_parameters(config: RunConfig) -> Sequence[str]:

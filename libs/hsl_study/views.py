@@ -52,7 +52,7 @@ def unlabelled(sat: ImageSet) -> SiteData:
     """Every image of the SAT as one site's training images. Labels are all 0, so that none can be learnt from."""
     training = ImageSet(sat.images, np.zeros_like(sat.labels))
     nothing = ImageSet(sat.images[:0], sat.labels[:0])
-    return SiteData(training, nothing, nothing, None)
+    return SiteData(training, nothing, nothing, training)  # grey levels may follow its curve
 
 
 def train_views(nodes: Sequence[NodeWork], options: EngineOptions) -> dict[str, RoundResult]:
@@ -133,6 +133,9 @@ class ViewsSite:
 
     def identity(self) -> str:
         return hashlib.sha256(f"views {TEMPERATURE} {self.site.identity()}".encode()).hexdigest()
+
+    def style(self) -> None:
+        """Method swarm shares none."""
 
     def network(self) -> Network:
         return Agreement(self.site.network())

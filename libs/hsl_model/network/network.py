@@ -89,18 +89,18 @@ class Network(nn.Module, ABC):
             ]
         return torch.cat(slices)
 
-    def fix_head(self) -> None:
-        """Training leaves the head as it is: Oh et al., "FedBABU: towards enhanced representation for federated image
-        classification", ICLR 2022, arXiv 2106.06042, where the body alone is trained and fused."""
-        for name in self.heads:
-            self.get_submodule(name).requires_grad_(requires_grad=False)
-
     def mixture_ratio(self, batches: Iterable[Tensor], anchors: Tensor) -> Tensor | None:
         """sd(mixture) / sd(skip) of the primary task over the images of all batches, in evaluation, at each of the
         anchors (K, 512) by itself; their mean, scalar (methods.md H9). None where there is no mixture or one image.
         """
         del batches, anchors
         return None
+
+    def fix_head(self) -> None:
+        """Training leaves the head as it is: Oh et al., "FedBABU: towards enhanced representation for federated image
+        classification", ICLR 2022, arXiv 2106.06042, where the body alone is trained and fused."""
+        for name in self.heads:
+            self.get_submodule(name).requires_grad_(requires_grad=False)
 
     def normalisation_tensors(self) -> frozenset[str]:
         """Names of all parameters and buffers of batch normalisation, by module type: names would miss

@@ -57,6 +57,12 @@ class MethodConfig(Message):
             raise ValueError(error.sentence()) from error
         return {**given, "options": options}
 
+    @property
+    def views_of(self) -> Literal["sat", "own"] | None:
+        """Whose images each batch also shows twice, in the styles of two sites."""
+        consist = self.options.get("consist", "none") if self.options.get("weight") else "none"
+        return None if consist == "none" else "sat" if consist == "anchors" else "own"
+
 
 Architecture = Literal["mmoe", "trunk", "plain", "twin", "relative"]
 
@@ -98,6 +104,11 @@ class TrainingConfig(Message):
     augment: bool = Field(default=True, description="rotation and flip")
     photometric: float = Field(
         default=0.0, ge=0, le=2, description="strength of photometric augmentation (hsl_model/photometric.py); 0: off"
+    )
+    intensity: Literal["given", "equalised", "anchors"] = Field(
+        default="given",
+        description="grey levels as stored; by each image's own ranks; or by the mean quantile curve of the SAT's "
+        "images at those ranks. In training and scoring alike (hsl_model/intensity.py)",
     )
     added_images: Literal["none", "sat", "own"] = Field(
         default="none",
@@ -200,10 +211,13 @@ class RunConfig(Message):
             raise ValueError(f"required_nodes not among nodes: {', '.join(strangers)}")
         if self.quorum.min_nodes > len(self.nodes):
             raise ValueError(f"quorum.min_nodes is {self.quorum.min_nodes}, but only {len(self.nodes)} nodes are named")
-        if self.shows_sat and self.sat_digest is None:
-            what = f"the {self.architecture} network" if self.has_anchors else "training.added_images"
+        if self.uses_sat and self.sat_digest is None:
+            option = "added_images" if self.shows_sat else "intensity anchors"
+            what = f"the {self.architecture} network" if self.has_anchors else f"training.{option}"
+            what = "consistency on anchors" if self.method.views_of == "sat" else what
             raise ValueError(f"{what} needs a shared anchor task: give sat_digest (`hsl data sat` prints it)")
         self._check_added_images()
+        self._check_views()
         if self.architecture == "relative" and self.network.normalisation == "batch":
             raise ValueError(
                 "the relative network sees anchors and primary images with one encoder, and anchors may not touch the "
@@ -247,15 +261,36 @@ class RunConfig(Message):
                 "network.normalisation to group"
             )
 
+    def _check_views(self) -> None:
+        if self.method.views_of is None:
+            return
+        if self.architecture != "plain" or self.training.added_images != "none":
+            raise ValueError(
+                f"consistency of method {self.method.name} is that of one encoder, beside primary images alone: set "
+                "network.architecture to plain and training.added_images to none"
+            )
+        if self.training.intensity != "given":
+            raise ValueError("styles are those of grey levels as they are stored: set training.intensity to given")
+        if self.network.normalisation == "batch":
+            raise ValueError(
+                "images shown for consistency may not touch the batch statistics with which primary images are scored: "
+                "set network.normalisation to group"
+            )
+
     @property
     def shows_sat(self) -> bool:
         """Whether training looks at the SAT at all."""
-        return self.has_anchors or self.training.added_images == "sat"
+        return self.has_anchors or "sat" in (self.training.added_images, self.method.views_of)
 
     @property
     def has_anchors(self) -> bool:
         """Whether an image is scored beside fixed images of the SAT."""
         return self.architecture in ("mmoe", "relative")
+
+    @property
+    def uses_sat(self) -> bool:
+        """Whether every site needs the SAT's bundle, to show its images or for their grey levels alone."""
+        return self.shows_sat or self.training.intensity == "anchors"
 
     @property
     def architecture(self) -> Architecture:

@@ -58,6 +58,8 @@ def test_a_config_survives_json() -> None:
         ({**SWARM, "network": RELATIVE, "training": {"added_images": "own"}}, "relative network has an input for"),
         ({"network": RELATIVE}, "method hsl needs network.architecture mmoe"),
         ({"training": {"photometric": 3}}, "photometric"),
+        ({"training": {"intensity": "equalized"}}, "'given', 'equalised' or 'anchors'"),
+        ({**SWARM, "training": {"intensity": "anchors"}, "sat_digest": None}, "intensity anchors needs a shared"),
         ({"initial": {"seed": None}}, "exactly one of seed and file_sha256"),
         ({"task": {**TASK, "negative_class": "fractured"}}, "must differ"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate"),
