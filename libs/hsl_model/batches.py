@@ -1,12 +1,14 @@
 """The batches of a round: keyed by (seed, node, round, epoch or step, purpose), so any one can be made at any time.
 
-Beside B primary images stand, as the run says, B of the SAT as the network's second input (mmoe), B of a SAT of the
-same task in the same batch, B more of the site's own, or none. The primary ones are the same in all four.
+Beside B primary images stand, as the run says, B of the SAT as the network's second input (mmoe), K fixed ones of it
+as they are stored (relative), B of a SAT of the same task in the same batch, B more of the site's own, or none. The
+primary ones are the same in all five.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,23 +28,25 @@ from hsl_model.seeding import Key, generator
 class Batch:
     """What a step trains on. Images (B, C, H, W) float32 normalised; labels (B,) float32 of 0 and 1.
 
-    `sat_images` is the network's second input, None where it has none; `sat_labels` is None where it has no loss.
-    Added images stand behind the primary ones, which are the same with and without them.
+    `sat_images` is the network's second input, None where it has none: one for each primary image or, `for_all`, K
+    anchors that every image is seen beside. `sat_labels` is None where it has no loss. Added images stand behind the
+    primary ones, which are the same with and without them.
     """
 
     images: Tensor
     labels: Tensor
     sat_images: Tensor | None = None
     sat_labels: Tensor | None = None
+    for_all: bool = False
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     def part(self, where: slice) -> "Batch":
-        """A micro-batch."""
-        sat_images = None if self.sat_images is None else self.sat_images[where]
+        """A micro-batch; anchors stand beside each."""
+        sat_images = self.sat_images if self.sat_images is None or self.for_all else self.sat_images[where]
         sat_labels = None if self.sat_labels is None else self.sat_labels[where]
-        return Batch(self.images[where], self.labels[where], sat_images, sat_labels)
+        return Batch(self.images[where], self.labels[where], sat_images, sat_labels, self.for_all)
 
 
 class PairLoader:
@@ -60,25 +64,28 @@ class PairLoader:
         )
         self._whole_epoch = num_steps(self._num_images, config.training.batch_size)
         self.steps_per_epoch = config.training.fuse_every_steps or self._whole_epoch
+        self._anchors = self._beside_all()
         self._begun: tuple[Key, ...] = ()
         self._primary_order: Indices = np.empty(0, dtype=np.int64)
         self._second_order: Indices = np.empty(0, dtype=np.int64)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` of `epoch`, both counted from 0 within the round and within the epoch."""
-        round_number, epoch, step = self._place(epoch, step)
-        of_round = (*self._spec.key[:2], round_number)
-        self._begin_epoch((*of_round, epoch))
-        size = self._spec.config.training.batch_size
-        where = slice(step * size, min((step + 1) * size, self._num_images))
-        key = (*of_round, epoch * self._whole_epoch + step)
+        where, key = self._step(epoch, step)
         images, labels = self._fetch(self._data.training, self._primary_order[where], key, "primary")
+        if self._anchors is not None:
+            return Batch(images, labels, self._anchors, for_all=True)
         if self._second is None:
             return Batch(images, labels)
         second = self._fetch(self._second, self._second_order[where], key, self._second_is)
         if self._has_pairs:
             return Batch(images, labels, *second)
         return Batch(torch.cat((images, second[0])), torch.cat((labels, second[1])))
+
+    def second_view(self, epoch: int, step: int) -> Tensor:
+        """The primary images of that batch once more, changed by streams of their own: for learning without labels."""
+        where, key = self._step(epoch, step)
+        return self._fetch(self._data.training, self._primary_order[where], key, "second view")[0]
 
     def epoch_of_run(self, epoch: int, step: int) -> int:
         """Counted from 0 over all rounds."""
@@ -93,6 +100,15 @@ class PairLoader:
             return self._spec.round_number, epoch, step
         epochs, rest = divmod((self._spec.round_number - 1) * every + step, self._whole_epoch)
         return epochs + 1, 0, rest
+
+    def _step(self, epoch: int, step: int) -> tuple[slice, tuple[Key, ...]]:
+        """A batch's places in the orders of its epoch, which are drawn here, and the key of its streams."""
+        round_number, epoch, step = self._place(epoch, step)
+        of_round = (*self._spec.key[:2], round_number)
+        self._begin_epoch((*of_round, epoch))
+        size = self._spec.config.training.batch_size
+        where = slice(step * size, min((step + 1) * size, self._num_images))
+        return where, (*of_round, epoch * self._whole_epoch + step)
 
     def _begin_epoch(self, key: tuple[Key, ...]) -> None:
         if key == self._begun:
@@ -115,6 +131,13 @@ class PairLoader:
             return balance(found, labels, random)
         return balance_cells(found, site_classes(sites, labels), random)
 
+    def _beside_all(self) -> Tensor | None:
+        """What the relative network sees at every step, as it is stored."""
+        config, sat = self._spec.config, self._data.sat
+        if config.architecture != "relative" or sat is None:
+            return None
+        return normalise(self._intensity(torch.from_numpy(anchor_images(config, sat)).to(self._device)))
+
     def _fetch(self, cases: ImageSet, indices: Indices, key: tuple[Key, ...], task: str) -> tuple[Tensor, Tensor]:
         images = self._intensity(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
         settings = self._spec.config.training
@@ -126,8 +149,15 @@ class PairLoader:
         return normalise(images), labels
 
 
+def anchor_images(config: RunConfig, sat: ImageSet) -> npt.NDArray[np.uint8]:
+    """(K, C, H, W): the same at every node, step and scoring of a run."""
+    return sat.images[choose_anchors(sat.labels, config.training.num_anchors, config.seed)]
+
+
 def _second(config: RunConfig, data: SiteData) -> tuple[ImageSet | None, str]:
-    """What stands beside the primary images, and the name its streams have."""
+    """What is drawn beside the primary images, and the name its streams have."""
+    if config.architecture == "relative":
+        return None, "anchors"
     if config.shows_sat:
         return data.sat, "sat"
     return (data.training if config.training.added_images == "own" else None), "added"
@@ -143,5 +173,5 @@ def check_data(config: RunConfig, data: SiteData) -> None:
             raise ConfigError(reason=f"the {name} images are {cases.images.shape[1:]}; the task says {expected}")
     if config.uses_sat and (data.sat is None or not len(data.sat)):
         raise ConfigError(reason="this run needs the shared anchor task; bind this site's SAT bundle")
-    if config.architecture == "mmoe" and data.sat is not None:
+    if config.has_anchors and data.sat is not None:
         choose_anchors(data.sat.labels, config.training.num_anchors, config.seed)  # refuses a SAT that is too small

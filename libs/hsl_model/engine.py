@@ -106,6 +106,8 @@ class _Training:
         self._place, self._spec, self._options, self._identity = place, place.spec, options, identity
         config, network = self._spec.config, place.network()
         self._settings = config.training
+        if self._settings.fixed_head:
+            network.fix_head()
         self._loader = place.batches()
         self._method = load(config.method.name, config.method.options)
         self._state = TrainingState(LocalRun(network), make_optimizer(network, self._settings))

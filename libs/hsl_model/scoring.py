@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from hsl_model.augment import normalise
-from hsl_model.batches import check_data
+from hsl_model.batches import anchor_images, check_data
 from hsl_model.data import ImageSet, SiteData
 from hsl_model.intensity import Intensity
 from hsl_model.methods import load
 from hsl_model.methods.base import Method
 from hsl_model.metrics import log_loss, roc_auc
 from hsl_model.model_state import load_network
-from hsl_model.network import Network, choose_anchors
+from hsl_model.network import Network
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.messages import ValidationMetrics
@@ -95,6 +95,17 @@ class Scorer:
             scores[where] = self._method.predict(self._network, self._prepare(images[where]), self._anchors).cpu()
         return scores
 
+    @torch.inference_mode()
+    def mixture_ratio(self, images: npt.NDArray[np.uint8]) -> float | None:
+        """Does the mixture say anything about an image (`Network.mixture_ratio`)? None without fixed anchors."""
+        anchors = self._method.partners(self._anchors)
+        if anchors is None:
+            return None
+        firsts = range(0, len(images), self._batch_size)
+        batches = (self._prepare(images[first : first + self._batch_size]) for first in firsts)
+        ratio = self._network.mixture_ratio(batches, anchors)
+        return None if ratio is None else ratio.item()
+
     def metrics(self, cases: ImageSet, each_batch: Callable[[], None] = lambda: None) -> ValidationMetrics:
         logits = self.logits(cases.images, each_batch)
         if not np.isfinite(logits).all():
@@ -105,12 +116,12 @@ class Scorer:
     @torch.inference_mode()
     def _anchor_features(self, config: RunConfig, sat: ImageSet | None) -> Tensor | None:
         """Of the run's K fixed, class-balanced SAT images (methods.md H8); None where there is no second task."""
-        if config.architecture != "mmoe":
+        if not config.has_anchors:
             return None
         if sat is None:
-            raise ConfigError(reason="the mmoe network scores against the shared anchor task; give its SAT bundle")
-        cases = choose_anchors(sat.labels, config.training.num_anchors, config.seed)
-        return self._network.anchor_features(self._prepare(sat.images[cases]))
+            reason = f"the {config.architecture} network scores against the shared anchor task; give its SAT bundle"
+            raise ConfigError(reason=reason)
+        return self._network.anchor_features(self._prepare(anchor_images(config, sat)))
 
     def _prepare(self, images: npt.NDArray[np.uint8]) -> Tensor:
         return normalise(self._intensity(torch.from_numpy(np.array(images)).to(self._device)))

@@ -36,15 +36,27 @@ from hsl_study.split_average import split_run, train_together
 Pixels = npt.NDArray[np.uint8]
 
 
+NUM_RATIO_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One node's model on images (N, C, H, W): logits (N,), and sd(mixture) / sd(skip) over up to `NUM_RATIO_IMAGES` of
+    them, evenly spaced, at its fixed anchors (methods.md H9); None where it has none."""
+
+    logits: Logits
+    mixture_ratio: float | None = None
+
+
 @dataclass(frozen=True)
 class TrainedArm:
     """`validation_aucs`: means over nodes from round 0, the initial weights, on; a baseline has a round 0 alone.
-    `logits`: images (N, C, H, W) -> each node's (N,)."""
+    `answers`: images (N, C, H, W) -> each node's."""
 
     validation_aucs: tuple[float | None, ...]
     deployed_round: int
     final_digest: str
-    logits: Callable[[Pixels], dict[str, Logits]]
+    answers: Callable[[Pixels], dict[str, Answers]]
 
     @property
     def num_rounds(self) -> int:
@@ -77,11 +89,11 @@ def train_arm(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], whe
     deployed = len(rounds) - 1 if where.deploy == "last" else best_round(aucs)
     files = {holder: held_files(where.folder, holder, deployed) for holder in data}
 
-    def logits(images: Pixels) -> dict[str, Logits]:
-        found = _logits(run, files, {holder: part.sat for holder, part in data.items()}, images, where.options.device)
+    def answers(images: Pixels) -> dict[str, Answers]:
+        found = _answers(run, files, {holder: part.sat for holder, part in data.items()}, images, where.options.device)
         return {node: found[holder] for node, holder in holders.items()}
 
-    return TrainedArm(tuple(aucs), deployed, rounds[-1].fused_digest, logits)
+    return TrainedArm(tuple(aucs), deployed, rounds[-1].fused_digest, answers)
 
 
 def holder_of(arm: ArmConfig, node: NodeId) -> NodeId:
@@ -98,20 +110,22 @@ def arm_work(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData]) -> t
     return pooled_run(run, sites, arm.pooled), {POOLED: pooled_data(sites, arm.pooled)}
 
 
-def _logits(
+def _answers(
     run: RunConfig,
     files: Mapping[str, Sequence[Path]],
     sats: Mapping[str, ImageSet | None],
     images: Pixels,
     device: str,
-) -> dict[str, Logits]:
+) -> dict[str, Answers]:
     """Of whoever holds `files`. Those with the same files and SAT have one model, which is asked once."""
-    found: dict[str, Logits] = {}
-    asked: dict[tuple[object, ...], Logits] = {}
+    found: dict[str, Answers] = {}
+    asked: dict[tuple[object, ...], Answers] = {}
+    some = images[:: -(-len(images) // NUM_RATIO_IMAGES)]
     for holder, held in files.items():
         model = (*(sha256_file(path) for path in held), id(sats[holder]))
         if model not in asked:
-            asked[model] = Scorer(run, load_network(run, held, device), sats[holder]).logits(images)
+            scorer = Scorer(run, load_network(run, held, device), sats[holder])
+            asked[model] = Answers(scorer.logits(images), scorer.mixture_ratio(some))
         found[holder] = asked[model]
     return found
 
@@ -133,5 +147,5 @@ def _fitted(
         validation_aucs=(fmean(defined) if defined else None,),
         deployed_round=0,
         final_digest=models_digest(models),
-        logits=lambda images: {node: models[holder].logits(images) for node, holder in holders.items()},
+        answers=lambda images: {node: Answers(models[holder].logits(images)) for node, holder in holders.items()},
     )

@@ -41,7 +41,7 @@ def run(folder: StudyFolder, scenario: int, arm_name: str, seed: int, num_thread
     scores = folder.scores(key)
     options = EngineOptions(num_threads=num_threads, snapshot_every_steps=None)
     if arm.pretrain_rounds and pool.sat is not None:
-        config = started_from_sat(config, pool.sat, arm.pretrain_rounds, folder.cell(key), options)
+        config = started_from_sat(config, pool.sat, arm.pretrain_rounds, folder.cell(key), options, arm.pretrain_from)
     where = Deployment(folder.cell(key), options, folder.config.deploy)
     facts, scored = run_cell(arm, config, partition, pool, where)
     scores.parent.mkdir(exist_ok=True)

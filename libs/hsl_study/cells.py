@@ -7,6 +7,7 @@ killed goes on where it was, since the federation does.
 """
 
 import io
+from statistics import fmean
 
 import numpy as np
 from pydantic import Field
@@ -49,6 +50,7 @@ class CellRow(Message):
     validation_aucs: tuple[float | None, ...] = Field(default=(), description="mean over nodes, from round 0 on")
     nodes: dict[str, NodeScores]
     unseen_ensemble_auc: float | None = None
+    mixture_ratio: float | None = Field(default=None, description="sd(mixture) / sd(skip), mean over nodes")
     scores_sha256: Sha256
     features_sha256: Sha256 | None = None
     versions: dict[str, str]
@@ -73,6 +75,7 @@ class CellFacts(Message):
     validation_aucs: tuple[float | None, ...] = Field(default=(), description="mean over nodes, from round 0 on")
     nodes: dict[str, NodeScores]
     unseen_ensemble_auc: float | None = None
+    mixture_ratio: float | None = None
 
 
 def run_cell(
@@ -81,7 +84,9 @@ def run_cell(
     """Train, or continue; score. The second is an .npz of every test image's logits. Raises what the engine raises."""
     trained = train_arm(arm, config, site_data(pool, partition), where)
     scored = scored_images(partition)
-    logits = trained.logits(pixels_of(scored, partition, pool))
+    answers = trained.answers(pixels_of(scored, partition, pool))
+    logits = {node: answer.logits for node, answer in answers.items()}
+    ratios = [answer.mixture_ratio for answer in answers.values() if answer.mixture_ratio is not None]
     labels = pool.labels[scored.case]
     facts = CellFacts(
         num_rounds=trained.num_rounds,
@@ -91,6 +96,7 @@ def run_cell(
         validation_aucs=trained.validation_aucs,
         nodes={node: _scores(logits[node], labels, scored, node) for node in config.nodes},
         unseen_ensemble_auc=_ensemble_auc(logits, labels, scored.is_unseen),
+        mixture_ratio=fmean(ratios) if ratios else None,
     )
     file = io.BytesIO()
     np.savez(

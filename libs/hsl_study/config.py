@@ -155,6 +155,9 @@ class ArmConfig(Message):
     )
     sat: ArmSat = Field(default_factory=ArmSat, description="its shared anchor task, where that is not the study's")
     pretrain_rounds: int = Field(default=0, ge=0, le=10_000, description="on the SAT alone, before round 0")
+    pretrain_from: Literal["labels", "views"] = Field(
+        default="labels", description="what that learns from; views: no label, two views of an image should be alike"
+    )
     pooled: PooledConfig | None = Field(default=None, description="Central, or a baseline fitted to pooled images")
     split: SplitConfig | None = Field(default=None, description="SplitAVG")
     baseline: BaselineConfig | None = Field(default=None, description="no network")
@@ -163,6 +166,8 @@ class ArmConfig(Message):
     def _is_one_thing(self) -> Self:
         if self.split is not None and (self.pooled is not None or self.baseline is not None):
             raise ValueError("split is an arm of its own: it can be neither pooled nor a baseline")
+        if self.pretrain_from == "views" and not self.pretrain_rounds:
+            raise ValueError("pretrain_from says what is learnt from before round 0: give pretrain_rounds, e.g. 8")
         return self
 
     @property
@@ -225,7 +230,7 @@ class StudyConfig(Message):
             raise ValueError(f"contrasts name arms that the study has not: {', '.join(unknown)}")
         if self.gap is not None and (self.gap[0] == self.gap[1] or not set(self.gap) <= set(names)):
             raise ValueError(f"gap names two different arms of the study; {' and '.join(self.gap)} are not")
-        if reserved := {OWN_SAT, PUBLIC_PHANTOMS} & set(self.sats):
+        if reserved := {OWN_SAT, *(() if self.phantoms is None else (PUBLIC_PHANTOMS,))} & set(self.sats):
             raise ValueError(f"a SAT of [sats] cannot be called {min(reserved)}: that name has a meaning")
         for name, source in self.sat_configs().items():
             source.check_task(name, self.task)
@@ -291,7 +296,7 @@ def _needs_sat(given: Mapping[str, Any]) -> bool:
     method = given.get("method", {}).get("name", "hsl")
     training = given.get("training", {})
     asks = training.get("added_images") == "sat" or training.get("intensity") == "anchors"
-    return bool(asks or given.get("network", {}).get("architecture") == "mmoe" or method == "hsl")
+    return bool(asks or given.get("network", {}).get("architecture") in ("mmoe", "relative") or method == "hsl")
 
 
 def overlaid(*tables: Mapping[str, Any]) -> dict[str, Any]:

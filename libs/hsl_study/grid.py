@@ -22,7 +22,7 @@ from hsl_study.estimate import arm_seconds, estimated_seconds
 from hsl_study.folder import Key, MissingCell, StudyFolder
 from hsl_study.partition import ScenarioInfeasibleError
 from hsl_study.pool import Pool
-from hsl_study.pretraining import NODE, monitored, pretraining
+from hsl_study.pretraining import NODE, prepared, pretraining
 
 Say = Callable[[str], None]
 
@@ -109,8 +109,9 @@ class Grid:
     def _pretraining_seconds(self, arm: ArmConfig, run: RunConfig, pool: Pool) -> float:
         if not arm.pretrain_rounds or pool.sat is None:
             return 0.0
-        before = pretraining(run, arm.pretrain_rounds)
-        return estimated_seconds(before, {NODE: monitored(pool.sat, before)}, self.num_threads, self.clock)
+        before, site, _ = prepared(pretraining(run, arm.pretrain_rounds), pool.sat, arm.pretrain_from)
+        num_views = 2 if arm.pretrain_from == "views" else 1
+        return num_views * estimated_seconds(before, {NODE: site}, self.num_threads, self.clock)
 
     def _finished(self, cells: list[_Cell], jobs: int) -> Iterator[CellRow]:
         """Rows as they come. No more than `jobs` are under way, so that an error ends the study soon."""

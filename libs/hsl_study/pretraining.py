@@ -1,15 +1,17 @@
-"""A run started from SAT training: the engine first trains one network on the SAT alone.
+"""A run started from training on the SAT: the engine first trains one network on the SAT alone.
 
     initial weights of the cell's seed -> `num_rounds` rounds at one node whose primary images are the SAT
       -> the encoder's parameters into those initial weights; everything else stays as the seed made it
       -> initial.safetensors, round 0 of the run
 
-The tower is new, and so are running statistics: SAT images never touch those with which primary images are scored.
-A tenth of the SAT only monitors (methods.md H14).
+It learns from the SAT's labels, and then a tenth of the SAT only monitors (methods.md H14); or from no label, but from
+two views of each image (views.py). The tower is new, and so are running statistics: SAT images never touch those with
+which primary images are scored.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +23,10 @@ from hsl_model.engine import EngineOptions, initial_tensors
 from hsl_model.network import build_network
 from hsl_model.protocol.config import ConvergenceConfig, InitialWeights, MethodConfig, QuorumConfig, RunConfig
 from hsl_model.seeding import generator
-from hsl_study.federation import held_files, run_federation
+from hsl_study.federation import Train, held_files, run_federation, train_apart
+from hsl_study.views import train_views, unlabelled, views_run
 
+LearnsFrom = Literal["labels", "views"]
 NODE = "public"
 _ENCODER = "primary_encoder."
 
@@ -33,26 +37,39 @@ def initial_file(folder: Path) -> Path:
 
 
 def started_from_sat(
-    config: RunConfig, sat: ImageSet, num_rounds: int, folder: Path, options: EngineOptions
+    config: RunConfig,
+    sat: ImageSet,
+    num_rounds: int,
+    folder: Path,
+    options: EngineOptions,
+    learns_from: LearnsFrom = "labels",
 ) -> RunConfig:
     """The run that starts from `initial_file(folder)`, which is trained here, or was. Raises what the engine raises."""
-    before = pretraining(config, num_rounds)
+    before, site, train = prepared(pretraining(config, num_rounds), sat, learns_from)
     work = folder / "pretraining"
-    rounds = run_federation(before, {NODE: monitored(sat, before)}, work, options)
+    rounds = run_federation(before, {NODE: site}, work, options, train=train)
     trained = read_tensors(held_files(work, NODE, len(rounds) - 1)[-1])
     tensors = initial_tensors(config) | {name: trained[name] for name in _encoder_parameters(config)}
     file = write_tensors(initial_file(folder), tensors)
     return config.model_copy(update={"initial": InitialWeights(seed=None, file_sha256=file.sha256)})
 
 
+def prepared(before: RunConfig, sat: ImageSet, learns_from: LearnsFrom) -> tuple[RunConfig, SiteData, Train]:
+    """The run before the run, its one node's data, and how that node trains."""
+    if learns_from == "views":
+        return views_run(before, len(sat)), unlabelled(sat), train_views
+    return before, monitored(sat, before), train_apart
+
+
 def pretraining(config: RunConfig, num_rounds: int) -> RunConfig:
     """The run before the run: one node, the same network, training and seed, no second task."""
-    architecture = "trunk" if config.architecture == "mmoe" else config.architecture  # the same encoder, one input
+    same_encoder = {"mmoe": "trunk", "relative": "plain"}  # and one input
+    architecture = same_encoder.get(config.architecture, config.architecture)
     changes = {
         "nodes": (NODE,),
         "method": MethodConfig(name="swarm"),
         "network": config.network.model_copy(update={"architecture": architecture}),
-        "training": config.training.model_copy(update={"added_images": "none"}),
+        "training": config.training.model_copy(update={"added_images": "none", "fixed_head": False}),
         "num_rounds": num_rounds,
         "convergence": ConvergenceConfig(enabled=False),
         "quorum": QuorumConfig(min_nodes=1),
@@ -75,5 +92,5 @@ def monitored(sat: ImageSet, run: RunConfig) -> SiteData:
 
 def _encoder_parameters(config: RunConfig) -> Sequence[str]:
     with torch.device("meta"):
-        network = build_network(config.network, config.architecture, config.task.channels)
+        network = build_network(config.network, config.architecture, config.task.channels, config.training.num_anchors)
     return [name for name, _ in network.named_parameters() if name.startswith(_ENCODER)]

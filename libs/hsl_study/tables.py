@@ -65,7 +65,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("recall", "recall"),
     Metric("precision", "precision"),
 )
-ARM_COLUMNS: tuple[Column, ...] = tuple(Column(metric.title, metric.mean, metric.optional) for metric in METRICS)
+ARM_COLUMNS: tuple[Column, ...] = (
+    *(Column(metric.title, metric.mean, metric.optional) for metric in METRICS),
+    Column("sd of mixture, ‰ of skip", lambda row, _: _per_mille(row.mixture_ratio), optional=True),
+)
 
 
 def _mean_over_seeds(metric: str) -> Callable[[Results, Rows, str], str]:
@@ -90,8 +93,9 @@ def _gap_title(results: Results, _scenario: str) -> str | None:
 
 
 def _gap(results: Results, rows: Rows, arm: str) -> str:
-    """Share of the gap between the study's two references, in mean own-domain AUC."""
-    return gap_share(*(by_seed(rows, name, "auc") for name in (arm, *(results.config.gap or ())))).text()
+    """Share of the gap between the study's two references, in its primary AUC."""
+    primary = results.config.primary
+    return gap_share(*(by_seed(rows, name, primary) for name in (arm, *(results.config.gap or ())))).text()
 
 
 SUMMARIES: tuple[Summary, ...] = (
@@ -284,6 +288,10 @@ def _scored(results: Results, scenario: str, domains: Domains) -> str:
 def _mean(values: Sequence[float | None]) -> float | None:
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
+
+
+def _per_mille(ratio: float | None) -> float | None:
+    return None if ratio is None else 1000.0 * ratio
 
 
 def _span(values: set[int]) -> str:

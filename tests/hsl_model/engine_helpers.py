@@ -18,6 +18,8 @@ ARMS: dict[str, dict[str, Any]] = {name: {} for name in METHODS} | {
     "swarm-trunk": {"network": {"architecture": "trunk"}},
     "personalised-mmoe": {"network": {"architecture": "mmoe"}},
     "fedprox": {"options": {"mu": 0.1}},
+    "swarm-relative": {"network": {"architecture": "relative", "normalisation": "group"}},
+    "swarm-fixed-head": {"training": {"fixed_head": True}},
     "fedbn-mmoe": {"network": {"architecture": "mmoe", "encoders": "shared"}},
 }
 """Every method of the registry, and the ablations that are configuration."""

@@ -126,13 +126,13 @@ def test_sat_images_leave_the_statistics_of_a_scored_encoder_alone(
     checked = set()
     for arm in folder.config.arms:
         run, own = run_of(folder, pool, arm.name)
-        if run.training.added_images != "sat":
+        if run.training.added_images != "sat" and run.architecture != "relative":
             run = run.model_copy(update={"network": run.network.model_copy(update={"normalisation": "batch"})})
         after, start = [], {name: torch.tensor(value) for name, value in initial_tensors(run).items()}
         own_data = site_data(own, partition)["clinic-a"]
         for sat in (own.sat_at("clinic-a"), other):
             batch = PairLoader(RoundSpec("run", "clinic-a", 1, run), replace(own_data, sat=sat), "cpu").batch(0, 0)
-            network = build_network(run.network, run.architecture, 1)
+            network = build_network(run.network, run.architecture, 1, run.training.num_anchors)
             network.load_state_dict(start)
             network.train()(batch.images, batch.sat_images)
             scored = {name: value for name, value in network.named_buffers() if name.startswith("primary_encoder.")}
@@ -140,7 +140,8 @@ def test_sat_images_leave_the_statistics_of_a_scored_encoder_alone(
         assert all(torch.equal(after[0][name], after[1][name]) for name in after[0]), arm.name
         if after[0]:
             checked.add(arm.name)
-    assert {arm.name for arm in folder.config.arms} - checked == {"swarm-mixed"}, "it has no running statistics"
+    without = {"swarm-mixed", "swarm-relative", "swarm-relative-noise", "swarm-relative-per-node"}
+    assert {arm.name for arm in folder.config.arms} - checked == without, "they have no running statistics"
 
 
 @cache
@@ -240,6 +241,8 @@ def test_cells_of_such_arms_are_trained_and_scored(folder: StudyFolder, pool: Po
         ({"sat": {"draws": 2}, "run": {"method": {"name": "swarm"}}}, "trains on no SAT"),
         ({"sat": {"draws": 2}, "pretrain_rounds": 1}, "they share one SAT"),
         ({"sat": {"labels": "shuffled"}}, "permuted"),
+        ({"pretrain_from": "views"}, "give pretrain_rounds, e.g. 8"),
+        ({"pretrain_from": "views", "pretrain_rounds": 1, "sat": {"draws": 2}}, "they share one SAT"),
         ({"run": {"method": {"name": "swarm"}, "training": {"added_images": "sat"}}}, "set sat_task_id to fracture"),
     ],
 )

@@ -61,7 +61,11 @@ class Method:
 
     def predict(self, network: Network, images: Tensor, anchors: Tensor | None) -> Tensor:
         """Primary logits (B,) in evaluation, each independent of the rest of the batch."""
-        return network.score(images, anchors)
+        return network.score(images, self.partners(anchors))
+
+    def partners(self, anchors: Tensor | None) -> Tensor | None:
+        """What stands beside an image in evaluation: the anchors' features (K, 512); None: the image itself."""
+        return anchors
 
     def fuse(self, node_id: str, plan: FusionPlan, files: Mapping[str, Path], output: Path) -> FusedFacts:  # noqa: ARG002
         """What `node_id` holds after fusion. Default: sum of weight x update over the plan, the same everywhere."""

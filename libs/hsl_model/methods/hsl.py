@@ -18,7 +18,7 @@ from torch import Tensor
 from hsl_model.batches import Batch
 from hsl_model.losses import task_loss
 from hsl_model.methods.base import LocalRun, Method
-from hsl_model.network import Network, NetworkOutput
+from hsl_model.network import NetworkOutput
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ class HeteroSync(Method):
     def loss(self, run: LocalRun, output: NetworkOutput, batch: Batch) -> Tensor:  # noqa: ARG002
         return task_loss(output, batch, self.sat_weight)
 
-    def predict(self, network: Network, images: Tensor, anchors: Tensor | None) -> Tensor:
-        return network.score(images, anchors if self.use_sat else None)  # None: each image beside itself
+    def partners(self, anchors: Tensor | None) -> Tensor | None:
+        return anchors if self.use_sat else None

@@ -14,11 +14,13 @@ x2 -> E2 -> h2 -+- D2 --------> u2
 twin: x1 -> E1 and x1 -> E2, concatenated -> linear 1024 -> H, ReLU, dropout 0.3, linear H -> 1: as many parameters as
 mmoe and nothing to do with a SAT, the baseline that is matched to HSL in size.
 
+relative: x1 and K anchors -> the backbone of plain; cosines of 512 features, image against anchor, -> linear K -> 1.
+
 Equal parts have equal tensor names in all of them, and so equal initial values (`initialise`). Towers return logits.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hsl_model.network.anchors import AnchorCosines
 from hsl_model.network.encoders import NUM_FEATURES, Encoder, build_backbone, sat_statistics
 from hsl_model.network.mixture import (
     NUM_JOINT,
@@ -56,33 +59,48 @@ class NetworkOutput:
 
 class Network(nn.Module, ABC):
     architecture: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]] = ("head",)  # the parts that turn features into logits
     primary_encoder: nn.Module  # images (B, C, H, W) -> h1 (B, 512)
 
     @abstractmethod
     def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
-        """A pair of batches (B, C, H, W), float, normalised. `sat` is None unless the architecture is mmoe."""
+        """A pair of batches (B, C, H, W), float, normalised. `sat` is None unless the architecture is mmoe, or
+        relative, where it holds the K anchors."""
 
     @abstractmethod
     def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
         """Logits (B,) of one scoring batch, in evaluation."""
 
     def anchor_features(self, sat: Tensor) -> Tensor:
-        """h2 of the anchors: (K, C, H, W) -> (K, 512), in evaluation. The caller keeps it until the weights change."""
+        """Of the anchors (K, C, H, W): (K, 512), in evaluation. The caller keeps it until the weights change."""
         del sat
         raise ValueError(f"the {self.architecture} network has no shared anchor task")
 
     @torch.no_grad()
     def score(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
-        """Primary logits (B,) in evaluation, each the mean over the K anchors (K, 512); methods.md H8.
+        """Primary logits (B,) in evaluation beside the anchors (K, 512); mmoe's are means over them, methods.md H8.
 
         Deterministic, and independent of the rest of the batch. `anchors` None: mmoe pairs each image with itself (the
-        authors' demo, and the ablation No-SAT); trunk and plain have no second input and ignore it.
+        authors' demo, and the ablation No-SAT); trunk, plain and twin have no second input and ignore it.
         """
         with self._evaluating():
             slices = [
                 self._evaluate(_filled(part), anchors)[: len(part)] for part in torch.split(primary, SCORING_BATCH)
             ]
         return torch.cat(slices)
+
+    def mixture_ratio(self, batches: Iterable[Tensor], anchors: Tensor) -> Tensor | None:
+        """sd(mixture) / sd(skip) of the primary task over the images of all batches, in evaluation, at each of the
+        anchors (K, 512) by itself; their mean, scalar (methods.md H9). None where there is no mixture or one image.
+        """
+        del batches, anchors
+        return None
+
+    def fix_head(self) -> None:
+        """Training leaves the head as it is: Oh et al., "FedBABU: towards enhanced representation for federated image
+        classification", ICLR 2022, arXiv 2106.06042, where the body alone is trained and fused."""
+        for name in self.heads:
+            self.get_submodule(name).requires_grad_(requires_grad=False)
 
     def normalisation_tensors(self) -> frozenset[str]:
         """Names of all parameters and buffers of batch normalisation, by module type: names would miss
@@ -108,6 +126,7 @@ class Network(nn.Module, ABC):
 
 class MixtureNetwork(Network):
     architecture = "mmoe"
+    heads = ("primary_tower", "sat_tower")
 
     def __init__(self, config: NetworkConfig, channels: int) -> None:
         super().__init__()
@@ -157,18 +176,31 @@ class MixtureNetwork(Network):
         return features
 
     def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
-        features = self.primary_encoder(primary)
         partners = self._encode_sat(primary)[:, None] if anchors is None else anchors.expand(len(primary), -1, -1)
-        num_partners = partners.shape[1]
-        repeated = features.repeat_interleave(num_partners, dim=0)
+        mixture, skip = self._primary_parts(primary, partners)
+        logits: Tensor = self.primary_tower(mixture + skip)
+        return logits.view(-1, partners.shape[1]).mean(dim=1)
+
+    def _primary_parts(self, primary: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixture and skip of each image beside each of its `partners` (B, K, 512): (B * K, 32) both."""
+        repeated = self.primary_encoder(primary).repeat_interleave(partners.shape[1], dim=0)
         embedding = self.embedding(repeated, partners.flatten(0, 1))
-        mixture = mix(self.primary_gate(embedding), self.experts(embedding))
-        logits: Tensor = self.primary_tower(mixture + self.primary_skip(repeated))
-        return logits.view(-1, num_partners).mean(dim=1)
+        return mix(self.primary_gate(embedding), self.experts(embedding)), self.primary_skip(repeated)
+
+    @torch.no_grad()
+    def mixture_ratio(self, batches: Iterable[Tensor], anchors: Tensor) -> Tensor | None:
+        with self._evaluating():
+            parts = [self._primary_parts(batch, anchors.expand(len(batch), -1, -1)) for batch in batches]
+        mixture, skip = (
+            torch.cat(part).view(-1, *anchors.shape[:1], NUM_TASK_FEATURES) for part in zip(*parts, strict=True)
+        )
+        ratios = [spread_ratio(mixture[:, anchor], skip[:, anchor]) for anchor in range(len(anchors))]
+        return torch.stack([ratio for ratio in ratios if ratio is not None]).mean() if len(mixture) > 1 else None
 
 
 class TrunkNetwork(Network):
     architecture = "trunk"
+    heads = ("primary_tower",)
 
     def __init__(self, config: NetworkConfig, channels: int) -> None:
         super().__init__()
@@ -239,6 +271,41 @@ class TwinNetwork(Network):
         return self.forward(primary, anchors).primary_logit
 
 
+class RelativeNetwork(Network):
+    """One encoder for primary images and anchors, whose features are those of the same step's weights."""
+
+    architecture = "relative"
+    heads = ("relative_head",)
+
+    def __init__(self, config: NetworkConfig, channels: int, num_anchors: int) -> None:
+        super().__init__()
+        self.primary_encoder = PlainEncoder(build_backbone(config, channels))
+        self.relation = AnchorCosines()
+        self.relative_head = nn.Linear(num_anchors, 1)
+
+    def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
+        if sat is None:
+            raise ValueError("the relative network needs the anchors beside the primary images")
+        features = self.primary_encoder(torch.cat((primary, sat)))  # one pass: group norm treats each image for itself
+        return NetworkOutput(self._related(features[: len(primary)], features[len(primary) :]))
+
+    @torch.no_grad()
+    def anchor_features(self, sat: Tensor) -> Tensor:
+        with self._evaluating():
+            features: Tensor = self.primary_encoder(sat)
+        return features
+
+    def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
+        if anchors is None:
+            raise ValueError("the relative network scores an image beside its anchors")
+        return self._related(self.primary_encoder(primary), anchors)
+
+    def _related(self, features: Tensor, anchors: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = self.relative_head(self.relation(features.float(), anchors.float()))
+        return logits.squeeze(1)
+
+
 def _num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
@@ -251,7 +318,12 @@ def _filled(images: Tensor) -> Tensor:
 _ARCHITECTURES = {kind.architecture: kind for kind in (MixtureNetwork, TrunkNetwork, PlainNetwork, TwinNetwork)}
 
 
-def build_network(config: NetworkConfig, architecture: str, channels: int) -> Network:
-    """The network for images of `channels` channels and any size. Its weights mean nothing before `initialise`."""
+def build_network(config: NetworkConfig, architecture: str, channels: int, num_anchors: int = 16) -> Network:
+    """The network for images of `channels` channels and any size. Its weights mean nothing before `initialise`.
+
+    `num_anchors` is the width of relative's head; no other architecture asks for it.
+    """
+    if architecture == RelativeNetwork.architecture:
+        return RelativeNetwork(config, channels, num_anchors)
     network: Network = _ARCHITECTURES[architecture](config, channels)
     return network

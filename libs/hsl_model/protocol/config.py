@@ -58,7 +58,7 @@ class MethodConfig(Message):
         return {**given, "options": options}
 
 
-Architecture = Literal["mmoe", "trunk", "plain", "twin"]
+Architecture = Literal["mmoe", "trunk", "plain", "twin", "relative"]
 
 
 class NetworkConfig(Message):
@@ -67,7 +67,8 @@ class NetworkConfig(Message):
     architecture: Architecture | None = Field(
         default=None,
         description="None: the method's own (hsl: mmoe; the others: plain, one encoder and one logit); twin: two "
-        "encoders of the primary image and as many parameters as mmoe",
+        "encoders of the primary image and as many parameters as mmoe; relative: the head sees the cosines between an "
+        "image's features and those of training.num_anchors SAT images",
     )
     encoder: Literal["resnet18", "resnet_small"] = "resnet18"
     encoders: Literal["separate", "shared"] = "separate"
@@ -108,6 +109,10 @@ class TrainingConfig(Message):
         description="as many images again in each batch of a network with one input: of the SAT, which must then be of "
         "the run's task (sat_task_id), or more of the site's own",
     )
+    fixed_head: bool = Field(
+        default=False,
+        description="the head keeps its initial values, the same everywhere, and encoders learn towards it",
+    )
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -116,7 +121,12 @@ class TrainingConfig(Message):
     learning_rate_floor: float = Field(default=0.1, ge=0, le=1, description="share of learning_rate")
     share_epoch: Literal["best", "last"] = "best"
     mixed_precision: bool = Field(default=True, description="on GPUs; on CPU training is float32")
-    num_anchors: int = Field(default=16, ge=2, le=256, description="fixed SAT images that score a single image")
+    num_anchors: int = Field(
+        default=16,
+        ge=2,
+        le=256,
+        description="fixed SAT images: mmoe scores a single image beside them, relative trains and scores beside them",
+    )
 
     @model_validator(mode="after")
     def _one_length_of_a_round(self) -> Self:
@@ -197,9 +207,14 @@ class RunConfig(Message):
             raise ValueError(f"quorum.min_nodes is {self.quorum.min_nodes}, but only {len(self.nodes)} nodes are named")
         if self.uses_sat and self.sat_digest is None:
             option = "added_images" if self.shows_sat else "intensity anchors"
-            what = "the mmoe network" if self.architecture == "mmoe" else f"training.{option}"
+            what = f"the {self.architecture} network" if self.has_anchors else f"training.{option}"
             raise ValueError(f"{what} needs a shared anchor task: give sat_digest (`hsl data sat` prints it)")
         self._check_added_images()
+        if self.architecture == "relative" and self.network.normalisation == "batch":
+            raise ValueError(
+                "the relative network sees anchors and primary images with one encoder, and anchors may not touch the "
+                "batch statistics with which primary images are scored: set network.normalisation to group"
+            )
         if self.method.name == "hsl" and self.architecture != "mmoe":
             raise ValueError(
                 "method hsl needs network.architecture mmoe; for No-AL use method swarm with trunk or plain"
@@ -223,8 +238,10 @@ class RunConfig(Message):
 
     def _check_added_images(self) -> None:
         added = self.training.added_images
-        if added != "none" and self.architecture == "mmoe":
-            raise ValueError("the mmoe network has an input for the SAT: leave training.added_images at none")
+        if added != "none" and self.has_anchors:
+            raise ValueError(
+                f"the {self.architecture} network has an input for the SAT: leave training.added_images at none"
+            )
         if added == "sat" and self.sat_task_id != self.task.task_id:
             raise ValueError(
                 f"SAT images can be trained on as images of task {self.task.task_id} only where they are: set "
@@ -239,7 +256,12 @@ class RunConfig(Message):
     @property
     def shows_sat(self) -> bool:
         """Whether training looks at the SAT at all."""
-        return self.architecture == "mmoe" or self.training.added_images == "sat"
+        return self.has_anchors or self.training.added_images == "sat"
+
+    @property
+    def has_anchors(self) -> bool:
+        """Whether an image is scored beside fixed images of the SAT."""
+        return self.architecture in ("mmoe", "relative")
 
     @property
     def uses_sat(self) -> bool:

@@ -108,3 +108,18 @@ def test_scoring_changes_nothing_in_a_network_in_training() -> None:
     network.score(images(2), None)
     assert not any(module.training for module in network.primary_encoder.modules())
     assert network.sat_encoder.training
+
+
+def test_the_mixture_ratio_is_over_images_at_each_anchor_by_itself() -> None:
+    network = trained_a_little()
+    cases, anchors = images(11, seed=1), network.anchor_features(images(4, seed=2))
+    found = network.mixture_ratio(torch.split(cases, 3), anchors)
+    alone = [network.mixture_ratio([cases], anchors[k : k + 1]) for k in range(4)]
+    torch.testing.assert_close(found, torch.stack(alone).mean())
+    same_image = cases[:1].expand(11, -1, -1, -1)
+    assert network.mixture_ratio([same_image], anchors) < 1e-3 * found, "anchors differ, the images do not"
+    tenfold = torch.nn.utils.parameters_to_vector(network.primary_skip.parameters()) * 10
+    torch.nn.utils.vector_to_parameters(tenfold, network.primary_skip.parameters())
+    torch.testing.assert_close(network.mixture_ratio([cases], anchors), found / 10)
+    assert network.mixture_ratio([cases[:1]], anchors) is None
+    assert small_network("plain").mixture_ratio([cases], anchors) is None
