@@ -1,8 +1,9 @@
 """The batches of a round: keyed by (seed, node, round, epoch or step, purpose), so any one can be made at any time.
 
 Beside B primary images stand, as the run says, B of the SAT as the network's second input (mmoe), K fixed ones of it
-as they are stored (relative), B of a SAT of the same task in the same batch, B more of the site's own, or none. The
-primary ones are the same in all five.
+as they are stored (relative), B of a SAT of the same task in the same batch, B more of the site's own, B in the styles
+of two sites, or none. The primary ones are the same in all six, save that a run may ask for them in other sites' styles
+(styled_batches.py).
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from hsl_model.protocol.errors import ConfigError
 from hsl_model.round_work import RoundSpec
 from hsl_model.sampler import Indices, balance, balance_cells, epoch_order, num_images, num_steps, site_classes
 from hsl_model.seeding import Key, generator
+from hsl_model.styled_batches import StyledImages
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Batch:
 
     `sat_images` is the network's second input, None where it has none: one for each primary image or, `for_all`, K
     anchors that every image is seen beside. `sat_labels` is None where it has no loss. Added images stand behind the
-    primary ones, which are the same with and without them.
+    primary ones, which are the same with and without them. `views`: B images, each in the styles of two sites.
     """
 
     images: Tensor
@@ -38,6 +40,7 @@ class Batch:
     sat_images: Tensor | None = None
     sat_labels: Tensor | None = None
     for_all: bool = False
+    views: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
@@ -46,7 +49,8 @@ class Batch:
         """A micro-batch; anchors stand beside each."""
         sat_images = self.sat_images if self.sat_images is None or self.for_all else self.sat_images[where]
         sat_labels = None if self.sat_labels is None else self.sat_labels[where]
-        return Batch(self.images[where], self.labels[where], sat_images, sat_labels, self.for_all)
+        views = None if self.views is None else (self.views[0][where], self.views[1][where])
+        return Batch(self.images[where], self.labels[where], sat_images, sat_labels, self.for_all, views)
 
 
 class PairLoader:
@@ -59,6 +63,7 @@ class PairLoader:
         self._intensity = Intensity(config, data.sat, device)
         self._has_pairs = config.architecture == "mmoe"
         self._second, self._second_is = _second(config, data)
+        self._styles = StyledImages(spec, data, device)
         self._num_images = num_images(
             config.training.images_per_epoch, len(data.training), len(data.sat) if data.sat is not None else 0
         )
@@ -72,12 +77,19 @@ class PairLoader:
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` of `epoch`, both counted from 0 within the round and within the epoch."""
         where, key = self._step(epoch, step)
-        images, labels = self._fetch(self._data.training, self._primary_order[where], key, "primary")
+        turned, labels = self._turned(self._data.training, self._primary_order[where], key, "primary")
+        styled = self._styles.restyled(turned, key) if self._styles.restyles_own else turned
+        images = self._toned(styled, key, "primary")
+        if self._styles.views_of == "own":
+            return Batch(images, labels, views=self._views(turned, key))
         if self._anchors is not None:
             return Batch(images, labels, self._anchors, for_all=True)
         if self._second is None:
             return Batch(images, labels)
-        second = self._fetch(self._second, self._second_order[where], key, self._second_is)
+        others, other_labels = self._turned(self._second, self._second_order[where], key, self._second_is)
+        if self._styles.views_of == "sat":
+            return Batch(images, labels, views=self._views(others, key))
+        second = self._toned(others, key, self._second_is), other_labels
         if self._has_pairs:
             return Batch(images, labels, *second)
         return Batch(torch.cat((images, second[0])), torch.cat((labels, second[1])))
@@ -85,7 +97,8 @@ class PairLoader:
     def second_view(self, epoch: int, step: int) -> Tensor:
         """The primary images of that batch once more, changed by streams of their own: for learning without labels."""
         where, key = self._step(epoch, step)
-        return self._fetch(self._data.training, self._primary_order[where], key, "second view")[0]
+        turned, _ = self._turned(self._data.training, self._primary_order[where], key, "second view")
+        return self._toned(turned, key, "second view")
 
     def epoch_of_run(self, epoch: int, step: int) -> int:
         """Counted from 0 over all rounds."""
@@ -138,15 +151,20 @@ class PairLoader:
             return None
         return normalise(self._intensity(torch.from_numpy(anchor_images(config, sat)).to(self._device)))
 
-    def _fetch(self, cases: ImageSet, indices: Indices, key: tuple[Key, ...], task: str) -> tuple[Tensor, Tensor]:
+    def _turned(self, cases: ImageSet, indices: Indices, key: tuple[Key, ...], task: str) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1], rotated and flipped, and their labels."""
         images = self._intensity(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
-        settings = self._spec.config.training
-        if settings.augment:
+        if self._spec.config.training.augment:
             images = augment(images, *key, f"augment {task}")
-        if settings.photometric:
-            images = photometric(images, settings.photometric, *key, f"photometric {task}")
-        labels = torch.from_numpy(cases.labels[indices].astype(np.float32)).to(self._device)
-        return normalise(images), labels
+        return images, torch.from_numpy(cases.labels[indices].astype(np.float32)).to(self._device)
+
+    def _toned(self, images: Tensor, key: tuple[Key, ...], task: str) -> Tensor:
+        strength = self._spec.config.training.photometric
+        return normalise(photometric(images, strength, *key, f"photometric {task}") if strength else images)
+
+    def _views(self, images: Tensor, key: tuple[Key, ...]) -> tuple[Tensor, Tensor]:
+        one, other = self._styles.views(images, key)
+        return normalise(one), normalise(other)
 
 
 def anchor_images(config: RunConfig, sat: ImageSet) -> npt.NDArray[np.uint8]:

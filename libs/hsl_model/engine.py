@@ -241,6 +241,7 @@ class _Training:
             num_steps=self._steps_done,
             micro_batch_size=micro if micro is not None and micro < self._settings.batch_size else None,
             restarted=self._restarted,
+            style=self._place.style(),
         )
         work = FinishedWork(self._identity, metrics, self._place.num_cases)
         return write_result(workspace, work, self._state.best_tensors, names)

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hsl_data.binding import ReaderName
 from hsl_data.phantoms import MAX_SITES
-from hsl_model.protocol.config import Message, RunConfig, TaskConfig
+from hsl_model.protocol.config import Message, MethodConfig, RunConfig, TaskConfig
 from hsl_study import scenarios
 from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acquisition, AcquisitionPlan
 from hsl_study.arm_kinds import BaselineConfig, PooledConfig, SplitConfig
@@ -296,6 +296,7 @@ def _needs_sat(given: Mapping[str, Any]) -> bool:
     method = given.get("method", {}).get("name", "hsl")
     training = given.get("training", {})
     asks = training.get("added_images") == "sat" or training.get("intensity") == "anchors"
+    asks = asks or MethodConfig.model_validate(given.get("method", {})).views_of == "sat"
     return bool(asks or given.get("network", {}).get("architecture") in ("mmoe", "relative") or method == "hsl")
 
 

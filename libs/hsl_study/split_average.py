@@ -168,6 +168,9 @@ class AllSites:
         parts = [self.config.cut, *(work_identity(node.spec, node.data, node.start) for node in self.nodes)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
+    def style(self) -> None:
+        """Method swarm shares none."""
+
     def network(self) -> Network:
         return joint_network([self._held(node) for node in self.nodes], self.config.cut)
 

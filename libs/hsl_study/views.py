@@ -134,6 +134,9 @@ class ViewsSite:
     def identity(self) -> str:
         return hashlib.sha256(f"views {TEMPERATURE} {self.site.identity()}".encode()).hexdigest()
 
+    def style(self) -> None:
+        """Method swarm shares none."""
+
     def network(self) -> Network:
         return Agreement(self.site.network())
 

@@ -20,6 +20,7 @@ from hsl_study.cells import CellRow, site_data
 from hsl_study.config import StudyConfig
 from hsl_study.folder import StudyFolder
 from hsl_study.results import Results
+from hsl_study.scales import composed
 from hsl_study.scenarios import given, scored_on
 from hsl_study.scored import pixels_of, scored_images
 from hsl_study.statistics import ArmScores, two_way_bootstrap
@@ -229,16 +230,17 @@ def test_the_bed_is_the_table_of_the_evidence_study() -> None:
     assert all(node.splits["test"] == (0, 0) for node in table.nodes)
 
 
-def test_both_beds_differ_in_arms_seeds_and_scored_part_alone() -> None:
-    screen, confirm = (
-        StudyConfig.model_validate(parse_file(configs.path_of(f"evidence-{name}") or Path(name)))
-        for name in ("screen", "confirm")
-    )
-    for field in ("task", "data", "sat", "scenarios", "run", "deploy", "mode", "acquisitions"):
-        assert getattr(screen, field) == getattr(confirm, field), field
+def test_the_beds_differ_in_arms_seeds_and_scored_part_alone() -> None:
+    def study(name: str) -> StudyConfig:
+        return StudyConfig.model_validate(composed(parse_file(configs.path_of(f"evidence-{name}") or Path(name))))
+
+    screen, ideas, confirm = study("screen"), study("ideas"), study("confirm")
+    for field in ("task", "data", "sat", "scenarios", "run", "deploy", "mode", "acquisitions", "primary"):
+        assert getattr(screen, field) == getattr(ideas, field) == getattr(confirm, field), field
     assert (screen.score, confirm.score) == ("validation", "test")
     assert not set(screen.seeds) & set(confirm.seeds)
-    known = {arm.name: arm for arm in screen.arms}
+    assert (screen.score, screen.seeds) == (ideas.score, ideas.seeds)
+    known = {arm.name: arm for arm in (*ideas.arms, *screen.arms)}
     assert all(known[arm.name] == arm for arm in confirm.arms), "what is confirmed was screened"
     run = screen.run_config(known["swarm"], ("a", "b"), 0, None)
     last = run.num_rounds * run.training.local_epochs - 1

@@ -57,6 +57,12 @@ class MethodConfig(Message):
             raise ValueError(error.sentence()) from error
         return {**given, "options": options}
 
+    @property
+    def views_of(self) -> Literal["sat", "own"] | None:
+        """Whose images each batch also shows twice, in the styles of two sites."""
+        consist = self.options.get("consist", "none") if self.options.get("weight") else "none"
+        return None if consist == "none" else "sat" if consist == "anchors" else "own"
+
 
 Architecture = Literal["mmoe", "trunk", "plain", "twin", "relative"]
 
@@ -208,8 +214,10 @@ class RunConfig(Message):
         if self.uses_sat and self.sat_digest is None:
             option = "added_images" if self.shows_sat else "intensity anchors"
             what = f"the {self.architecture} network" if self.has_anchors else f"training.{option}"
+            what = "consistency on anchors" if self.method.views_of == "sat" else what
             raise ValueError(f"{what} needs a shared anchor task: give sat_digest (`hsl data sat` prints it)")
         self._check_added_images()
+        self._check_views()
         if self.architecture == "relative" and self.network.normalisation == "batch":
             raise ValueError(
                 "the relative network sees anchors and primary images with one encoder, and anchors may not touch the "
@@ -253,10 +261,26 @@ class RunConfig(Message):
                 "network.normalisation to group"
             )
 
+    def _check_views(self) -> None:
+        if self.method.views_of is None:
+            return
+        if self.architecture != "plain" or self.training.added_images != "none":
+            raise ValueError(
+                f"consistency of method {self.method.name} is that of one encoder, beside primary images alone: set "
+                "network.architecture to plain and training.added_images to none"
+            )
+        if self.training.intensity != "given":
+            raise ValueError("styles are those of grey levels as they are stored: set training.intensity to given")
+        if self.network.normalisation == "batch":
+            raise ValueError(
+                "images shown for consistency may not touch the batch statistics with which primary images are scored: "
+                "set network.normalisation to group"
+            )
+
     @property
     def shows_sat(self) -> bool:
         """Whether training looks at the SAT at all."""
-        return self.has_anchors or self.training.added_images == "sat"
+        return self.has_anchors or "sat" in (self.training.added_images, self.method.views_of)
 
     @property
     def has_anchors(self) -> bool:

@@ -31,9 +31,9 @@ from node_agent.exchange.pace import TICK_S, Pace
 from node_agent.exchange.reads import READ_BLOCK, Answer, Reads, blocks
 
 KIB = 1 << 10
-# With its head a WRITE fills two packets of 32 KiB, the largest that SFTPGo and OpenSSH take, and no third; each costs the
-# hub one answer and us one packet to read. SFTPGo loses up to eight unwritten requests when it is killed: half of the
-# 1 MiB that a resume may send again.
+# With its head a WRITE fills two packets of 32 KiB, the largest that SFTPGo and OpenSSH take, and no third; each costs
+# the hub one answer and us one packet to read. SFTPGo loses up to eight unwritten requests when it is killed: half of
+# the 1 MiB that a resume may send again.
 WRITE_BLOCK = 64 * KIB - 256
 SEND_BATCH = 4 * WRITE_BLOCK  # requests that leave together: fewer, larger packets where the hub takes them
 MAX_ANSWER = READ_BLOCK + 4 * KIB  # a hub cannot make us keep more than this of one answer

@@ -113,7 +113,7 @@ class SftpExchange:
         return self._hub_sha256(upload.final, upload.num_bytes, upload.doing) == upload.sha256
 
     def _send(self, upload: _Upload, watch: TransferWatch) -> None:
-        """Truncates nothing but a part that cannot be ours: another session may be writing it, or about to commit it."""
+        """Truncates nothing but a part that cannot be ours: another session may be writing or committing it."""
         kept = self._size(upload.part, upload.doing)
         offset = upload_offset(kept or 0, upload.num_bytes)
         upload.source.seek(offset)
