@@ -69,6 +69,15 @@ def test_small_is_eight_rounds_that_end_at_the_floor_of_the_learning_rate(name: 
         assert run.network.encoder == "resnet_small"
 
 
+def test_the_anchors_curve_asks_for_the_anchors_and_ranks_alone_do_not() -> None:
+    found = runs(study("control-intensity"))
+    assert {arm for arm, run in found.items() if run.sat_digest is not None} == {
+        "swarm-anchor-curve", "hsl", "hsl-equalised",
+    }  # fmt: skip
+    assert found["swarm-anchor-curve"].uses_sat
+    assert not found["swarm-anchor-curve"].shows_sat
+
+
 def test_paper_is_the_published_schedule() -> None:
     found = study("combined", "paper")
     run = runs(found)["hsl"]

@@ -102,6 +102,8 @@ def test_it_sees_the_sat_alone_and_a_tenth_of_either_class_only_monitors() -> No
     assert (len(site.training), len(site.validation)) == (90, 10)
     assert site.validation.labels.sum() == 2
     assert site.sat is None
+    by_curve = pretraining(run_config("swarm", training={"intensity": "anchors"}), 4)
+    assert monitored(SAT, by_curve).sat is SAT, "its grey levels are wanted, not its labels"
     held = {image.tobytes() for image in site.validation.images}
     assert not held & {image.tobytes() for image in site.training.images}
     again, other = (monitored(SAT, run_config("swarm", seed=seed)).validation.images for seed in (7, 8))
