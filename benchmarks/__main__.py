@@ -12,6 +12,7 @@ BENCHMARKS = {
     "fusion": "averaging updates from disk: speed per core, peak memory",
     "training_step": "a step of the published network against two bare ResNet-18 steps",
     "transfer": "94.9 MB to and from hubs near and far: our exchange, OpenSSH's sftp, stock Paramiko",
+    "parallel": "94.9 MB over one channel, two channels, two connections, two processes",
     "round_overhead": "a round without training against the bare transfers of the same bytes, 2 and 4 nodes",
     "fusers": "bytes per node and seconds per round, all fuse against two do, 2 to 16 nodes",
     "longpoll": "200 to 1,000 nodes in a long poll: all told of a change, other requests meanwhile",

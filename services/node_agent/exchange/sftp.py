@@ -117,9 +117,9 @@ class SftpExchange:
         kept = self._size(upload.part, upload.doing)
         offset = upload_offset(kept or 0, upload.num_bytes)
         upload.source.seek(offset)
-        watch.moved(offset, upload.num_bytes)
         mode = OpenMode.CREATE if kept is None else OpenMode.RESUME if kept <= upload.num_bytes else OpenMode.REPLACE
         with self._open(upload.part, mode, watch.cancelled, upload.doing) as remote:
+            watch.moved(offset, upload.num_bytes)
             remote.write(upload.source, (offset, upload.num_bytes), lambda done: watch.moved(done, upload.num_bytes))
             remote.close()
 

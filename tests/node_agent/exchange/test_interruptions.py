@@ -88,7 +88,7 @@ def test_an_upload_cut_after_its_last_byte_is_finished(
     put(site, content, WatchThatBreaks(lambda: line.break_after(1 << 40)))
     needed, num_cut = line.num_bytes, 0
     site[0].remove(tensor_path(site[1], content.sha256))
-    for cut in range(100, needed, 400):
+    for cut in range(100, needed, 250):
         kind = failure_of(lambda cut=cut: put(site, content, WatchThatBreaks(lambda: line.break_after(cut))))
         assert kind in (*BROKEN, None), cut
         num_cut += kind is not None
