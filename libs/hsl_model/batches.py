@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hsl_model.augment import augment, normalise, to_unit
 from hsl_model.data import ImageSet, SiteData
+from hsl_model.device import images_on_device
 from hsl_model.network import choose_anchors
 from hsl_model.photometric import photometric
 from hsl_model.protocol.config import RunConfig
@@ -47,12 +48,15 @@ class Batch:
 class PairLoader:
     """Pairs of a primary and a second batch (methods.md 2.2). Holds nothing that a resume would need."""
 
-    def __init__(self, spec: RoundSpec, data: SiteData, device: str) -> None:
+    def __init__(self, spec: RoundSpec, data: SiteData, device: str, *, cached: bool = False) -> None:
+        """`cached`: the images that steps draw from lie on the device, where they fit."""
         config = spec.config
         check_data(config, data)
         self._spec, self._data, self._device = spec, data, device
         self._has_pairs = config.architecture == "mmoe"
         self._second, self._second_is = _second(config, data)
+        drawn_from = [cases for cases in (data.training, self._second) if cases is not None]
+        self._at_hand = images_on_device(drawn_from, device) if cached else {}
         self._num_images = num_images(
             config.training.images_per_epoch, len(data.training), len(data.sat) if data.sat is not None else 0
         )
@@ -114,7 +118,7 @@ class PairLoader:
         return balance_cells(found, site_classes(sites, labels), random)
 
     def _fetch(self, cases: ImageSet, indices: Indices, key: tuple[Key, ...], task: str) -> tuple[Tensor, Tensor]:
-        images = to_unit(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
+        images = to_unit(self._pixels(cases, indices))
         settings = self._spec.config.training
         if settings.augment:
             images = augment(images, *key, f"augment {task}")
@@ -122,6 +126,12 @@ class PairLoader:
             images = photometric(images, settings.photometric, *key, f"photometric {task}")
         labels = torch.from_numpy(cases.labels[indices].astype(np.float32)).to(self._device)
         return normalise(images), labels
+
+    def _pixels(self, cases: ImageSet, indices: Indices) -> Tensor:
+        """(B, C, H, W) uint8 on the device."""
+        if (held := self._at_hand.get(id(cases))) is not None:
+            return held[torch.from_numpy(indices).to(self._device)]
+        return torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device)
 
 
 def _second(config: RunConfig, data: SiteData) -> tuple[ImageSet | None, str]:

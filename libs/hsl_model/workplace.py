@@ -15,7 +15,7 @@ from hsl_model.model_state import load_network
 from hsl_model.network import Network
 from hsl_model.protocol.messages import ValidationMetrics
 from hsl_model.results import work_identity
-from hsl_model.round_work import RoundSpec
+from hsl_model.round_work import EngineOptions, RoundSpec
 from hsl_model.scoring import Scorer
 
 
@@ -56,7 +56,7 @@ class OneSite:
     spec: RoundSpec
     data: SiteData
     start: Sequence[Path]
-    device: str
+    options: EngineOptions
 
     @property
     def num_cases(self) -> int:
@@ -66,10 +66,10 @@ class OneSite:
         return work_identity(self.spec, self.data, self.start)
 
     def network(self) -> Network:
-        return load_network(self.spec.config, self.start, self.device)
+        return load_network(self.spec.config, self.start, self.options.device)
 
     def batches(self) -> PairLoader:
-        return PairLoader(self.spec, self.data, self.device)
+        return PairLoader(self.spec, self.data, self.options.device, cached=self.options.cache_on_device)
 
     def validate(self, network: Network, each_batch: Callable[[], None]) -> ValidationMetrics:
         return Scorer(self.spec.config, network, self.data.sat).metrics(self.data.validation, each_batch)

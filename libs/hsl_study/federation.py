@@ -69,8 +69,14 @@ Train = Callable[[Sequence[NodeWork], EngineOptions], dict[str, RoundResult]]
 """Trains all nodes of a round, sorted by name; each node's result, under its name."""
 
 
-def train_apart(nodes: Sequence[NodeWork], options: EngineOptions) -> dict[str, RoundResult]:
-    """Every node for itself, as hospitals do."""
+def never() -> bool:
+    return False
+
+
+def train_apart(
+    nodes: Sequence[NodeWork], options: EngineOptions, should_stop: Callable[[], bool] = never
+) -> dict[str, RoundResult]:
+    """Every node for itself, as hospitals do. Raises what `train_round` raises."""
     return {
         node.spec.node_id: train_round(
             node.spec,
@@ -78,7 +84,7 @@ def train_apart(nodes: Sequence[NodeWork], options: EngineOptions) -> dict[str, 
             node.start,
             node.workspace,
             options,
-            should_stop=lambda: False,
+            should_stop=should_stop,
             progress=lambda _done, _total: None,
         )
         for node in nodes

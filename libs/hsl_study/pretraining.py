@@ -21,7 +21,7 @@ from hsl_model.engine import EngineOptions, initial_tensors
 from hsl_model.network import build_network
 from hsl_model.protocol.config import ConvergenceConfig, InitialWeights, MethodConfig, QuorumConfig, RunConfig
 from hsl_model.seeding import generator
-from hsl_study.federation import held_files, run_federation
+from hsl_study.federation import Train, held_files, run_federation, train_apart
 
 NODE = "public"
 _ENCODER = "primary_encoder."
@@ -33,12 +33,12 @@ def initial_file(folder: Path) -> Path:
 
 
 def started_from_sat(
-    config: RunConfig, sat: ImageSet, num_rounds: int, folder: Path, options: EngineOptions
+    config: RunConfig, sat: ImageSet, num_rounds: int, folder: Path, options: EngineOptions, train: Train = train_apart
 ) -> RunConfig:
     """The run that starts from `initial_file(folder)`, which is trained here, or was. Raises what the engine raises."""
     before = pretraining(config, num_rounds)
     work = folder / "pretraining"
-    rounds = run_federation(before, {NODE: monitored(sat, config.seed)}, work, options)
+    rounds = run_federation(before, {NODE: monitored(sat, config.seed)}, work, options, train=train)
     trained = read_tensors(held_files(work, NODE, len(rounds) - 1)[-1])
     tensors = initial_tensors(config) | {name: trained[name] for name in _encoder_parameters(config)}
     file = write_tensors(initial_file(folder), tensors)
