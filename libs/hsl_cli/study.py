@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hsl_cli.errors import BadInputError
+from hsl_cli.errors import STOPPED, BadInputError
 
 app = typer.Typer(no_args_is_help=True, help="Compare learning methods under controlled heterogeneity.")
 Workdir = Annotated[Path, typer.Option(help="The study's folder; the same command continues in it.")]
@@ -32,23 +32,48 @@ def run(
     override: Annotated[
         Path | None, typer.Option(help="A .toml file whose sections and keys take the place of the study's.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each; on a GPU they share it.")] = 1,
     budget_hours: Annotated[float | None, typer.Option(help="Refuse to begin what would take longer.")] = None,
+    stop_after: Annotated[
+        float | None, typer.Option(min=1, help="Minutes; cells under way write a snapshot, and the exit code is 4.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: cells as tasks of Ray on this machine.")] = "local",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="The memory format of tensor cores.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the training step; takes minutes once.")] = False,
+    cache_images: Annotated[
+        bool, typer.Option("--cache-images", help="A site's images on the device while it trains, where they fit.")
+    ] = False,
 ) -> None:
-    """Run what is not yet finished, then write report.html."""
+    """Run what is not yet finished, then write report.html. Exit code 4: stopped as asked, the same command goes on."""
+    from hsl_cli.device import check_device
     from hsl_cli.output import say
     from hsl_cli.study_file import AnchorOptions, SourceOptions, StudyOptions, load_study
     from hsl_model.protocol.clock import SystemClock
+    from hsl_model.round_work import EngineOptions
+    from hsl_study.engines import engine_named
     from hsl_study.folder import StudyFolder
     from hsl_study.grid import Grid
 
+    check_device(device)
+    chosen = EngineOptions(
+        device,
+        snapshot_every_steps=None,
+        channels_last=channels_last,
+        compiled=compiled,
+        cache_on_device=cache_images,
+    )
     images = SourceOptions(data, reader, classes or ())
     options = StudyOptions(
         scale, override, seeds, arm or (), size, images, AnchorOptions(sat or (), sat_reader, sat_classes or ())
     )
     study = load_study(config, options)
-    Grid(StudyFolder.create(study, workdir), SystemClock(), say).run(jobs, budget_hours)
+    grid = Grid(StudyFolder.create(study, workdir), SystemClock(), say, chosen, engine_named(engine))
+    num_left = grid.run(jobs, budget_hours, None if stop_after is None else 60 * stop_after)
     report(workdir)
+    if num_left:
+        say(f"{num_left} cells are left; the same command goes on with them.")
+        raise typer.Exit(STOPPED)
 
 
 @app.command("list")

@@ -55,13 +55,13 @@ class PairLoader:
         self._spec, self._data, self._device = spec, data, device
         self._has_pairs = config.architecture == "mmoe"
         self._second, self._second_is = _second(config, data)
-        drawn_from = [cases for cases in (data.training, self._second) if cases is not None]
-        self._at_hand = images_on_device(drawn_from, device) if cached else {}
         self._num_images = num_images(
             config.training.images_per_epoch, len(data.training), len(data.sat) if data.sat is not None else 0
         )
         self._whole_epoch = num_steps(self._num_images, config.training.batch_size)
         self.steps_per_epoch = config.training.fuse_every_steps or self._whole_epoch
+        drawn_from = [cases for cases in (data.training, self._second) if cases is not None]
+        self._at_hand = images_on_device(drawn_from, device) if cached else {}
         self._begun: tuple[Key, ...] = ()
         self._primary_order: Indices = np.empty(0, dtype=np.int64)
         self._second_order: Indices = np.empty(0, dtype=np.int64)
