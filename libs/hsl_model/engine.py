@@ -106,6 +106,8 @@ class _Training:
         self._place, self._spec, self._options, self._identity = place, place.spec, options, identity
         config, network = self._spec.config, place.network()
         self._settings = config.training
+        if self._settings.fixed_head:
+            network.fix_head()
         self._loader = place.batches()
         self._forward = Forward(network, options, self._settings)
         self._method = load(config.method.name, config.method.options)
@@ -232,6 +234,7 @@ class _Training:
             num_steps=self._steps_done,
             micro_batch_size=micro if micro is not None and micro < self._settings.batch_size else None,
             restarted=self._restarted,
+            style=self._place.style(),
         )
         work = FinishedWork(self._identity, metrics, self._place.num_cases)
         return write_result(workspace, work, self._state.best_tensors, names)

@@ -108,4 +108,4 @@ def fuse_own(spec: RoundSpec, plan: FusionPlan, files: Mapping[str, Path], outpu
 def _shape_only(config: RunConfig) -> Network:
     """The network without memory for its weights: names, shapes and module types at almost no cost."""
     with torch.device("meta"):
-        return build_network(config.network, config.architecture, config.task.channels)
+        return build_network(config.network, config.architecture, config.task.channels, config.training.num_anchors)

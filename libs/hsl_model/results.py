@@ -48,6 +48,8 @@ def work_identity(spec: RoundSpec, data: SiteData, start: Sequence[Path]) -> str
         "start": [sha256_file(path) for path in start],
         "num_cases": [len(data.training), len(data.validation), len(data.sat) if data.sat is not None else 0],
     }
+    if spec.styles:
+        facts["styles"] = {node: style.model_dump(mode="json") for node, style in spec.styles.items()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,19 +1,23 @@
 """What a round of training is told and what it hands back."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hsl_model.checkpoint import FileFacts
-from hsl_model.protocol.config import RunConfig
+from hsl_model.protocol.config import NodeId, RunConfig
 from hsl_model.protocol.errors import HslError
-from hsl_model.protocol.manifest import UpdateMetrics
+from hsl_model.protocol.manifest import SiteStyle, UpdateMetrics
 
 
 @dataclass(frozen=True)
 class RoundSpec:
+    """`styles`: what the manifests of the round before told, for methods that share them."""
+
     run_id: str
     node_id: str
     round_number: int
     config: RunConfig
+    styles: Mapping[NodeId, SiteStyle] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[int, str, int]:

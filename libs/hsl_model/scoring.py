@@ -13,14 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hsl_model.augment import normalise, to_unit
-from hsl_model.batches import check_data
+from hsl_model.augment import normalise
+from hsl_model.batches import anchor_images, check_data
 from hsl_model.data import ImageSet, SiteData
+from hsl_model.intensity import Intensity
 from hsl_model.methods import load
 from hsl_model.methods.base import Method
 from hsl_model.metrics import log_loss, roc_auc
 from hsl_model.model_state import load_network
-from hsl_model.network import Network, choose_anchors
+from hsl_model.network import Network
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.messages import ValidationMetrics
@@ -61,13 +62,15 @@ def predict(
 
 
 @torch.inference_mode()
-def features(config: RunConfig, network: Network, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def features(
+    config: RunConfig, network: Network, images: npt.NDArray[np.uint8], sat: ImageSet | None
+) -> npt.NDArray[np.float32]:
     """Images (N, C, H, W) uint8 -> what the primary encoder makes of them, (N, 512), in evaluation."""
     encoder = network.primary_encoder.eval()
     device = next(network.parameters()).device
-    size = config.training.batch_size
+    intensity, size = Intensity(config, sat, device), config.training.batch_size
     parts = [torch.from_numpy(np.array(images[first : first + size])) for first in range(0, len(images), size)]
-    found: list[Tensor] = [encoder(normalise(to_unit(part.to(device)))).cpu() for part in parts]
+    found: list[Tensor] = [encoder(normalise(intensity(part.to(device)))).cpu() for part in parts]
     return torch.cat(found).numpy()
 
 
@@ -79,6 +82,7 @@ class Scorer:
         self._method: Method = load(config.method.name, config.method.options)
         self._network = network
         self._device = next(network.parameters()).device
+        self._intensity = Intensity(config, sat, self._device)
         self._anchors = self._anchor_features(config, sat)
 
     @torch.inference_mode()
@@ -112,12 +116,12 @@ class Scorer:
     @torch.inference_mode()
     def _anchor_features(self, config: RunConfig, sat: ImageSet | None) -> Tensor | None:
         """Of the run's K fixed, class-balanced SAT images (methods.md H8); None where there is no second task."""
-        if config.architecture != "mmoe":
+        if not config.has_anchors:
             return None
         if sat is None:
-            raise ConfigError(reason="the mmoe network scores against the shared anchor task; give its SAT bundle")
-        cases = choose_anchors(sat.labels, config.training.num_anchors, config.seed)
-        return self._network.anchor_features(self._prepare(sat.images[cases]))
+            reason = f"the {config.architecture} network scores against the shared anchor task; give its SAT bundle"
+            raise ConfigError(reason=reason)
+        return self._network.anchor_features(self._prepare(anchor_images(config, sat)))
 
     def _prepare(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        return normalise(to_unit(torch.from_numpy(np.array(images)).to(self._device)))
+        return normalise(self._intensity(torch.from_numpy(np.array(images)).to(self._device)))

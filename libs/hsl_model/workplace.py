@@ -13,10 +13,13 @@ from hsl_model.batches import Batch, PairLoader
 from hsl_model.data import SiteData
 from hsl_model.model_state import load_network
 from hsl_model.network import Network
+from hsl_model.protocol.manifest import SiteStyle
 from hsl_model.protocol.messages import ValidationMetrics
+from hsl_model.protocol.methods import method_facts
 from hsl_model.results import work_identity
 from hsl_model.round_work import EngineOptions, RoundSpec
 from hsl_model.scoring import Scorer
+from hsl_model.style import style_of
 
 
 class Batches(Protocol):
@@ -41,6 +44,9 @@ class Workplace(Protocol):
     def identity(self) -> str:
         """Digest of everything that decides the result."""
 
+    def style(self) -> SiteStyle | None:
+        """What the manifest tells of the acquisition; None where the method shares no styles."""
+
     def network(self) -> Network:
         """As the round begins, on the device it is trained on."""
 
@@ -64,6 +70,9 @@ class OneSite:
 
     def identity(self) -> str:
         return work_identity(self.spec, self.data, self.start)
+
+    def style(self) -> SiteStyle | None:
+        return style_of(self.data.training) if method_facts(self.spec.config.method.name).shares_style else None
 
     def network(self) -> Network:
         return load_network(self.spec.config, self.start, self.options.device)

@@ -22,7 +22,7 @@ from hsl_model.data import ImageSet, SiteData
 from hsl_model.engine import EngineOptions
 from hsl_model.metrics import roc_auc
 from hsl_model.model_state import load_network
-from hsl_model.protocol.config import RunConfig
+from hsl_model.protocol.config import NodeId, RunConfig
 from hsl_model.protocol.convergence import best_round
 from hsl_model.scoring import Logits, Scorer
 from hsl_study.arm_kinds import BaselineConfig
@@ -81,7 +81,7 @@ def train_arm(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], whe
     """Train, or continue, in `where.folder`. Raises what the engine raises."""
     where.folder.mkdir(parents=True, exist_ok=True)
     run, data = arm_work(arm, run, sites)
-    holders = {node: node if node in data else POOLED for node in sites}
+    holders = {node: holder_of(arm, node) for node in sites}
     if arm.baseline is not None:
         return _fitted(arm.baseline, run, data, sites, holders)
     alone = train_apart if arm.split is None else partial(train_together, arm.split)
@@ -96,6 +96,11 @@ def train_arm(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], whe
         return {node: found[holder] for node, holder in holders.items()}
 
     return TrainedArm(tuple(aucs), deployed, rounds[-1].fused_digest, answers)
+
+
+def holder_of(arm: ArmConfig, node: NodeId) -> NodeId:
+    """Under whose name the model lies that a node answers with."""
+    return node if arm.pooled is None else POOLED
 
 
 def arm_work(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData]) -> tuple[RunConfig, Mapping[str, SiteData]]:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -35,7 +34,7 @@ from hsl_study.arms import Deployment
 from hsl_study.cell_work import CellWork
 from hsl_study.cells import CellReply, CellRow, run_cell
 from hsl_study.features import collected
-from hsl_study.federation import never, train_apart
+from hsl_study.federation import never
 from hsl_study.folder import StudyFolder
 from hsl_study.pretraining import started_from_sat
 
@@ -63,15 +62,15 @@ def run(
     key = (partition.scenario.name, arm_name, seed)
     scores = folder.scores(key)
     where = Deployment(folder.cell(key), options, folder.config.deploy, should_stop)
-    train = partial(train_apart, should_stop=should_stop)
     if arm.pretrain_rounds and pool.sat is not None:
-        config = started_from_sat(config, pool.sat, arm.pretrain_rounds, where.folder, options, train)
+        how = options, arm.pretrain_from, should_stop
+        config = started_from_sat(config, pool.sat, arm.pretrain_rounds, where.folder, *how)
     facts, scored = run_cell(arm, config, partition, pool, where)
     scores.parent.mkdir(exist_ok=True)
     write_bytes(scores, scored)
     featured = None
     if folder.config.features:
-        featured = collected(config, partition, pool, folder.cell(key), facts.deployed_round, options)
+        featured = collected(arm, config, partition, pool, where, facts.deployed_round)
     if featured is not None:
         folder.features(key).parent.mkdir(exist_ok=True)
         write_bytes(folder.features(key), featured)

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hsl_data.binding import ReaderName
 from hsl_data.phantoms import MAX_SITES
-from hsl_model.protocol.config import Message, RunConfig, TaskConfig
+from hsl_model.protocol.config import Message, MethodConfig, RunConfig, TaskConfig
 from hsl_study import scenarios
 from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acquisition, AcquisitionPlan
 from hsl_study.arm_kinds import BaselineConfig, PooledConfig, SplitConfig
@@ -155,6 +155,9 @@ class ArmConfig(Message):
     )
     sat: ArmSat = Field(default_factory=ArmSat, description="its shared anchor task, where that is not the study's")
     pretrain_rounds: int = Field(default=0, ge=0, le=10_000, description="on the SAT alone, before round 0")
+    pretrain_from: Literal["labels", "views"] = Field(
+        default="labels", description="what that learns from; views: no label, two views of an image should be alike"
+    )
     pooled: PooledConfig | None = Field(default=None, description="Central, or a baseline fitted to pooled images")
     split: SplitConfig | None = Field(default=None, description="SplitAVG")
     baseline: BaselineConfig | None = Field(default=None, description="no network")
@@ -163,6 +166,8 @@ class ArmConfig(Message):
     def _is_one_thing(self) -> Self:
         if self.split is not None and (self.pooled is not None or self.baseline is not None):
             raise ValueError("split is an arm of its own: it can be neither pooled nor a baseline")
+        if self.pretrain_from == "views" and not self.pretrain_rounds:
+            raise ValueError("pretrain_from says what is learnt from before round 0: give pretrain_rounds, e.g. 8")
         return self
 
     @property
@@ -231,7 +236,7 @@ class StudyConfig(Message):
             source.check_task(name, self.task)
         for arm in self.arms:
             run = self.run_config(arm, ("node-1", "node-2"), 0, _PLACEHOLDER_SHA256)  # wrong keys before the first hour
-            self._check_sat(arm, sees_sat=run.shows_sat or bool(arm.pretrain_rounds))
+            self._check_sat(arm, sees_sat=run.uses_sat or bool(arm.pretrain_rounds))
         for scenario in self.scenarios:
             scenario.plan(self.acquisitions)
         return self
@@ -289,8 +294,10 @@ class StudyConfig(Message):
 def _needs_sat(given: Mapping[str, Any]) -> bool:
     """Arms without a second task get no SAT: their steps would else follow its size (methods.md H11)."""
     method = given.get("method", {}).get("name", "hsl")
-    adds = given.get("training", {}).get("added_images") == "sat"
-    return bool(adds or given.get("network", {}).get("architecture") == "mmoe" or method == "hsl")
+    training = given.get("training", {})
+    asks = training.get("added_images") == "sat" or training.get("intensity") == "anchors"
+    asks = asks or MethodConfig.model_validate(given.get("method", {})).views_of == "sat"
+    return bool(asks or given.get("network", {}).get("architecture") in ("mmoe", "relative") or method == "hsl")
 
 
 def overlaid(*tables: Mapping[str, Any]) -> dict[str, Any]:

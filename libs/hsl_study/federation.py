@@ -11,9 +11,10 @@ until        protocol/convergence.py says stop
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Protocol
 
 from hsl_model.averaging import inputs_digest
 from hsl_model.checkpoint import sha256_file
@@ -23,7 +24,7 @@ from hsl_model.engine import EngineOptions, RoundResult, RoundSpec, fuse_own, tr
 from hsl_model.protocol.config import Message, NodeId, RunConfig, Sha256
 from hsl_model.protocol.convergence import best_round, should_stop
 from hsl_model.protocol.errors import ConfigError, HslError
-from hsl_model.protocol.manifest import UpdateMetrics, canonical_json
+from hsl_model.protocol.manifest import SiteStyle, UpdateMetrics, canonical_json
 from hsl_model.protocol.messages import FusionPlan, PlanEntry, ValidationMetrics
 from hsl_model.protocol.methods import method_facts
 from hsl_model.protocol.states import Fused
@@ -71,6 +72,14 @@ Train = Callable[[Sequence[NodeWork], EngineOptions], dict[str, RoundResult]]
 
 def never() -> bool:
     return False
+
+
+class TrainUntil(Protocol):
+    """A `Train` that may be stopped: it then raises `Interrupted`, with a snapshot."""
+
+    def __call__(
+        self, nodes: Sequence[NodeWork], options: EngineOptions, should_stop: Callable[[], bool] = never
+    ) -> dict[str, RoundResult]: ...
 
 
 def train_apart(
@@ -164,7 +173,8 @@ class _Federation:
         return self._finish(plan, {first: update}, {})
 
     def next_round(self, round_number: int) -> FederationRound:
-        results = self._train([self._work(node, round_number) for node in self._nodes], self._options)
+        styles = self._styles(round_number - 1)
+        results = self._train([self._work(node, round_number, styles) for node in self._nodes], self._options)
         weights = plan_weights(self._facts.weighting, {node: result.num_cases for node, result in results.items()})
         entries = tuple(_entry(node, results[node], weights[node]) for node in self._nodes)
         plan = FusionPlan(run_id=RUN_ID, round_number=round_number, version=1, entries=entries)
@@ -178,9 +188,17 @@ class _Federation:
                 if round_number not in kept:
                     shutil.rmtree(_folder(self._workdir, node, round_number), ignore_errors=True)
 
-    def _work(self, node: str, round_number: int) -> NodeWork:
+    def _styles(self, round_number: int) -> dict[str, SiteStyle]:
+        """What the updates of a finished round told; nothing in round 0, or where the method shares none."""
+        if round_number == 0 or not self._facts.shares_style:
+            return {}
+        done = FederationRound.model_validate_json(self._record(round_number).read_bytes())
+        told = {node: part.metrics.style for node, part in done.nodes.items() if part.metrics is not None}
+        return {node: style for node, style in told.items() if style is not None}
+
+    def _work(self, node: str, round_number: int, styles: Mapping[str, SiteStyle]) -> NodeWork:
         return NodeWork(
-            spec=self._spec(node, round_number),
+            spec=replace(self._spec(node, round_number), styles=styles),
             data=self._sites[node],
             start=held_files(self._workdir, node, round_number - 1),
             workspace=_folder(self._workdir, node, round_number),

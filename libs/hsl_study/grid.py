@@ -27,7 +27,7 @@ from hsl_study.estimate import arm_seconds, estimated_seconds
 from hsl_study.folder import Key, MissingCell, StudyFolder
 from hsl_study.partition import Partition, ScenarioInfeasibleError
 from hsl_study.pool import Pool
-from hsl_study.pretraining import NODE, monitored, pretraining
+from hsl_study.pretraining import NODE, prepared, pretraining
 
 __all__ = ["BudgetError", "CellFailedError", "Grid"]
 GPU_SHARE = 0.9
@@ -149,5 +149,6 @@ class Grid:
     def _pretraining_seconds(self, arm: ArmConfig, run: RunConfig, pool: Pool) -> float:
         if not arm.pretrain_rounds or pool.sat is None:
             return 0.0
-        sites = {NODE: monitored(pool.sat, run.seed)}
-        return estimated_seconds(pretraining(run, arm.pretrain_rounds), sites, self.options, self.clock)
+        before, site, _ = prepared(pretraining(run, arm.pretrain_rounds), pool.sat, arm.pretrain_from)
+        num_views = 2 if arm.pretrain_from == "views" else 1
+        return num_views * estimated_seconds(before, {NODE: site}, self.options, self.clock)

@@ -173,6 +173,9 @@ class AllSites:
         parts = [self.config.cut, *(work_identity(node.spec, node.data, node.start) for node in self.nodes)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
+    def style(self) -> None:
+        """Method swarm shares none."""
+
     def network(self) -> Network:
         return joint_network([self._held(node) for node in self.nodes], self.config.cut)
 
@@ -187,7 +190,7 @@ class AllSites:
             own = self._held(node)
             front, back = parted(network.state_dict(), index)
             own.load_state_dict(front | back)
-            found.append(Scorer(node.spec.config, own, None).metrics(node.data.validation, each_batch))
+            found.append(Scorer(node.spec.config, own, node.data.sat).metrics(node.data.validation, each_batch))
         aucs = [metrics.auc for metrics in found if metrics.auc is not None]
         losses = [metrics.loss for metrics in found if metrics.loss is not None]
         return ValidationMetrics(

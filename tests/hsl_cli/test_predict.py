@@ -12,14 +12,17 @@ from typer.testing import Result
 from hsl_cli.model_folder import ModelCard, write_model
 from hsl_data.phantoms import write_phantom_sat
 from hsl_model.engine import write_initial
-from hsl_model.protocol.config import NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from hsl_model.protocol.config import MethodConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
 
 Hsl = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
+    return exported(tmp_path_factory.mktemp("model"), "hsl", "given")
+
+
+def exported(folder: Path, method: str, intensity: str) -> Path:
     sat = write_phantom_sat(folder / "anchors", 4, 16, 0)
     task = TaskConfig(
         task_id="bones", positive_class="fracture", negative_class="none", modality="radiograph", height=16, width=16
@@ -28,8 +31,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="bones",
         task=task,
         nodes=("site-1", "site-2"),
+        method=MethodConfig(name=method),
         network=NetworkConfig(encoder="resnet_small"),
-        training=TrainingConfig(num_anchors=4),
+        training=TrainingConfig.model_validate({"num_anchors": 4, "intensity": intensity}),
         sat_digest=sat.digest,
     )
     made = write_initial(config, folder / "initial")
@@ -54,6 +58,19 @@ def test_a_score_depends_on_the_image_alone(hsl: Hsl, model: Path, images: list[
     assert [one["image"] for one in together] == [str(path) for path in images]
     assert len({one["probability"] for one in together}) == 3
     assert all(0 < one["probability"] < 1 and one["positive_class"] == "fracture" for one in together)
+
+
+@pytest.mark.parametrize(("intensity", "is_equal"), [("given", False), ("equalised", True), ("anchors", True)])
+def test_a_copy_from_a_darker_machine_has_the_same_score_where_the_run_says_so(
+    intensity: str, is_equal: bool, hsl: Hsl, tmp_path: Path
+) -> None:
+    """By what was exported alone; of the task's size, as resampling comes after a machine's curve."""
+    folder = exported(tmp_path, "swarm", intensity)
+    film = np.random.default_rng(0).integers(100, 256, (16, 16), dtype=np.uint8)
+    for name, pixels in (("one", film), ("dark", film - 90)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    found = json.loads(hsl("predict", tmp_path / "one.png", tmp_path / "dark.png", "--model", folder, "--json").stdout)
+    assert (found[0]["probability"] == found[1]["probability"]) is is_equal
 
 
 def test_an_image_that_cannot_be_read_does_not_keep_the_others_back(

@@ -18,7 +18,11 @@ ARMS: dict[str, dict[str, Any]] = {name: {} for name in METHODS} | {
     "swarm-trunk": {"network": {"architecture": "trunk"}},
     "personalised-mmoe": {"network": {"architecture": "mmoe"}},
     "fedprox": {"options": {"mu": 0.1}},
+    "swarm-relative": {"network": {"architecture": "relative", "normalisation": "group"}},
+    "swarm-fixed-head": {"training": {"fixed_head": True}},
     "fedbn-mmoe": {"network": {"architecture": "mmoe", "encoders": "shared"}},
+    "styled": {"options": {"consist": "anchors", "restyle_own": False}, "network": {"normalisation": "group"}},
+    "styled-own": {"options": {"consist": "own", "restyle_own": False}, "network": {"normalisation": "group"}},
 }
 """Every method of the registry, and the ablations that are configuration."""
 

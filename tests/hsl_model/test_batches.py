@@ -7,6 +7,7 @@ import torch
 from hsl_model import batches
 from hsl_model.batches import PairLoader
 from hsl_model.data import ImageSet
+from hsl_model.network import choose_anchors
 from hsl_model.protocol.errors import ConfigError
 from tests.hsl_model.engine_helpers import ARMS, arm_config, image_set, run_config, site_data, spec_of
 
@@ -30,6 +31,28 @@ def test_only_the_mmoe_network_is_given_the_shared_anchor_task() -> None:
     assert plain.sat_labels is None
     assert mmoe.sat_images is not None
     assert mmoe.sat_images.shape == mmoe.images.shape == (4, 1, 16, 16)
+
+
+RELATIVE = {"architecture": "relative", "normalisation": "group"}
+
+
+def test_the_relative_network_is_given_the_same_anchors_at_every_step_as_they_are_stored() -> None:
+    """At other nodes as well, whatever augmentation does; a micro-batch sees all of them."""
+    data = site_data()
+    config = run_config("swarm", network=RELATIVE, training={"photometric": 1.0})
+    loaders = [PairLoader(spec_of(config, node_id=node), data, "cpu") for node in ("clinic-a", "clinic-b")]
+    found = [loader.batch(epoch, step) for loader in loaders for epoch, step in ((0, 0), (1, 2))]
+    assert data.sat is not None
+    chosen = choose_anchors(data.sat.labels, 4, config.seed)
+    for batch in found:
+        assert batch.sat_images is not None
+        stored = np.rint(((batch.sat_images * 0.226 + 0.449) * 255.0).numpy()).astype(np.uint8)
+        assert np.array_equal(stored, data.sat.images[chosen])
+        assert batch.sat_labels is None
+    part = found[0].part(slice(1, 3))
+    assert len(part) == 2
+    assert part.sat_images is not None
+    assert torch.equal(part.sat_images, found[0].sat_images)
 
 
 SAME_TASK = {"sat_task_id": "fracture", "network": {"normalisation": "group"}}
@@ -178,3 +201,8 @@ def test_the_mmoe_network_needs_the_shared_anchor_task() -> None:
     too_few = replace(site_data(), sat=image_set(8, 99, positive_share=0.125))
     with pytest.raises(ConfigError, match="1 images of class 1, but 2 anchors"):  # before training, not after an epoch
         PairLoader(spec_of(run_config("hsl")), too_few, "cpu")
+    relative = spec_of(run_config("swarm", network=RELATIVE))
+    with pytest.raises(ConfigError, match="bind this site's SAT bundle"):
+        PairLoader(relative, replace(site_data(), sat=None), "cpu")
+    with pytest.raises(ConfigError, match="build a larger SAT"):
+        PairLoader(relative, too_few, "cpu")

@@ -186,9 +186,11 @@ def test_the_schedule_runs_on_across_rounds(first_round: int, tmp_path: Path, mo
     assert rates == [learning_rate(config.training, epoch) for epoch in epochs for _step in range(3)]
 
 
-def test_a_micro_batch_gradient_is_the_full_batch_gradient(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["plain", "relative"])
+def test_a_micro_batch_gradient_is_the_full_batch_gradient(architecture: str, tmp_path: Path) -> None:
     """On a network whose images do not see each other (group normalisation, no dropout)."""
-    config = run_config("fedprox", options={"mu": 0.1}, network={"normalisation": "group"}, training={"batch_size": 8})
+    network = {"normalisation": "group", "architecture": architecture}
+    config = run_config("fedprox", options={"mu": 0.1}, network=network, training={"batch_size": 8})
     full = first_step_moments(config, tmp_path, EngineOptions())
     parts = first_step_moments(config, tmp_path, EngineOptions(micro_batch_size=3))
     assert full.keys() == parts.keys()
@@ -344,7 +346,7 @@ def test_images_are_scored_as_they_are_stored(tmp_path: Path) -> None:
     np.testing.assert_allclose(predict(config, data.test.images, start, None, EngineOptions()), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("arm", ["hsl", "hsl-no-sat", "fedavg"])
+@pytest.mark.parametrize("arm", ["hsl", "hsl-no-sat", "fedavg", "swarm-relative"])
 def test_an_image_s_score_does_not_depend_on_the_images_beside_it(arm: str, tmp_path: Path) -> None:
     config, data = arm_config(arm), site_data()
     start = [train(spec_of(config), data, [initial_file(config, tmp_path)], tmp_path / "w").shared.path]
@@ -354,8 +356,9 @@ def test_an_image_s_score_does_not_depend_on_the_images_beside_it(arm: str, tmp_
     assert len(set(together.tolist())) > 1
 
 
-def test_prediction_with_the_mmoe_network_needs_the_shared_anchor_task(tmp_path: Path) -> None:
-    config, data = run_config("hsl"), site_data()
+@pytest.mark.parametrize("arm", ["hsl", "swarm-relative"])
+def test_prediction_beside_anchors_needs_the_shared_anchor_task(arm: str, tmp_path: Path) -> None:
+    config, data = arm_config(arm), site_data()
     with pytest.raises(ConfigError, match="SAT bundle"):
         predict(config, data.test.images, [initial_file(config, tmp_path)], None, EngineOptions())
 

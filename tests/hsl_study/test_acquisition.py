@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from hsl_cli.config_file import parse_file
+from hsl_model.augment import to_unit
+from hsl_model.intensity import ranks
 from hsl_model.metrics import roc_auc
 from hsl_model.optimise import learning_rate
 from hsl_study import configs
@@ -17,6 +20,7 @@ from hsl_study.cells import CellRow, site_data
 from hsl_study.config import StudyConfig
 from hsl_study.folder import StudyFolder
 from hsl_study.results import Results
+from hsl_study.scales import composed
 from hsl_study.scenarios import given, scored_on
 from hsl_study.scored import pixels_of, scored_images
 from hsl_study.statistics import ArmScores, two_way_bootstrap
@@ -38,6 +42,19 @@ def test_a_curve_and_contrast_by_hand() -> None:
     flat = stored(Acquisition(contrast=0.5), "flat", GREYS, ["x"]).ravel()
     assert (flat[0], flat[255]) == (64, 191)
     assert np.array_equal(stored(Acquisition(), "plain", GREYS, ["x"]), GREYS)
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN_SITES[1:], *BUILT_IN_UNSEEN])
+def test_by_rank_no_machine_s_curve_or_contrast_is_left(name: str) -> None:
+    """But for the levels that 256 grey values join or its ends clip."""
+    curve = BUILT_IN[name].model_copy(update={"noise": 0, "blur": 0})
+    images = torch.from_numpy(FILMS), torch.from_numpy(stored(curve, name, FILMS, NAMES))
+    far, near = (
+        (one - other).abs().mean().item()
+        for one, other in (map(to_unit, images), (ranks(image).gather(1, image.flatten(1).long()) for image in images))
+    )
+    assert far > 0.05
+    assert near < 0.03
 
 
 def test_blur_is_a_share_of_the_width_and_stays_within_an_image() -> None:
@@ -213,16 +230,17 @@ def test_the_bed_is_the_table_of_the_evidence_study() -> None:
     assert all(node.splits["test"] == (0, 0) for node in table.nodes)
 
 
-def test_both_beds_differ_in_arms_seeds_and_scored_part_alone() -> None:
-    screen, confirm = (
-        StudyConfig.model_validate(parse_file(configs.path_of(f"evidence-{name}") or Path(name)))
-        for name in ("screen", "confirm")
-    )
-    for field in ("task", "data", "sat", "scenarios", "run", "deploy", "mode", "acquisitions"):
-        assert getattr(screen, field) == getattr(confirm, field), field
+def test_the_beds_differ_in_arms_seeds_and_scored_part_alone() -> None:
+    def study(name: str) -> StudyConfig:
+        return StudyConfig.model_validate(composed(parse_file(configs.path_of(f"evidence-{name}") or Path(name))))
+
+    screen, ideas, confirm = study("screen"), study("ideas"), study("confirm")
+    for field in ("task", "data", "sat", "scenarios", "run", "deploy", "mode", "acquisitions", "primary"):
+        assert getattr(screen, field) == getattr(ideas, field) == getattr(confirm, field), field
     assert (screen.score, confirm.score) == ("validation", "test")
     assert not set(screen.seeds) & set(confirm.seeds)
-    known = {arm.name: arm for arm in screen.arms}
+    assert (screen.score, screen.seeds) == (ideas.score, ideas.seeds)
+    known = {arm.name: arm for arm in (*ideas.arms, *screen.arms)}
     assert all(known[arm.name] == arm for arm in confirm.arms), "what is confirmed was screened"
     run = screen.run_config(known["swarm"], ("a", "b"), 0, None)
     last = run.num_rounds * run.training.local_epochs - 1

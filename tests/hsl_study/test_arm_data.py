@@ -33,6 +33,12 @@ ANCHORS = parse_file(configs.path_of("anchors-smoke") or Path("anchors-smoke"))
 assert isinstance(ANCHORS, dict)
 SMOKE = parse_file(configs.path_of("smoke") or Path("smoke"))
 assert isinstance(SMOKE, dict)
+
+
+def styled(**options: Any) -> dict[str, Any]:
+    return {"method": {"name": "styled", "options": options}}
+
+
 MORE = [
     {"name": "fedavg", "run": {"method": {"name": "fedavg"}}},
     {"name": "fedprox", "run": {"method": {"name": "fedprox"}}},
@@ -41,8 +47,14 @@ MORE = [
     {"name": "personalised-mmoe", "run": {"method": {"name": "personalised"}, "network": {"architecture": "mmoe"}}},
     {"name": "no-al-trunk", "run": {"method": {"name": "swarm"}, "network": {"architecture": "trunk"}}},
     {"name": "hsl-photometric", "run": {"training": {"photometric": 1.0}}},
+    {"name": "styled-anchors", "run": styled(consist="anchors", restyle_own=False)},
+    {"name": "styled-anchors-restyled", "run": styled(consist="anchors")},
+    {"name": "styled-own-restyled", "run": styled(consist="own")},
+    {"name": "styled-noise", "run": styled(consist="anchors"), "sat": {"images": "noise"}},
+    {"name": "styled-draw-per-node", "run": styled(consist="anchors"), "sat": {"draws": 3}},
 ]
 """Arms of other sections of a study."""
+STYLED = [arm["name"] for arm in MORE if arm["name"].startswith("styled")]
 
 
 def all_arms() -> list[dict[str, Any]]:
@@ -126,13 +138,14 @@ def test_sat_images_leave_the_statistics_of_a_scored_encoder_alone(
     checked = set()
     for arm in folder.config.arms:
         run, own = run_of(folder, pool, arm.name)
-        if run.training.added_images != "sat":
+        sees_sat = run.training.added_images == "sat" or run.method.views_of is not None
+        if not sees_sat and run.architecture != "relative":
             run = run.model_copy(update={"network": run.network.model_copy(update={"normalisation": "batch"})})
         after, start = [], {name: torch.tensor(value) for name, value in initial_tensors(run).items()}
         own_data = site_data(own, partition)["clinic-a"]
         for sat in (own.sat_at("clinic-a"), other):
             batch = PairLoader(RoundSpec("run", "clinic-a", 1, run), replace(own_data, sat=sat), "cpu").batch(0, 0)
-            network = build_network(run.network, run.architecture, 1)
+            network = build_network(run.network, run.architecture, 1, run.training.num_anchors)
             network.load_state_dict(start)
             network.train()(batch.images, batch.sat_images)
             scored = {name: value for name, value in network.named_buffers() if name.startswith("primary_encoder.")}
@@ -140,7 +153,9 @@ def test_sat_images_leave_the_statistics_of_a_scored_encoder_alone(
         assert all(torch.equal(after[0][name], after[1][name]) for name in after[0]), arm.name
         if after[0]:
             checked.add(arm.name)
-    assert {arm.name for arm in folder.config.arms} - checked == {"swarm-mixed"}, "it has no running statistics"
+    without = {arm.name for arm in folder.config.arms} - checked
+    relative = {"swarm-relative", "swarm-relative-noise", "swarm-relative-per-node"}
+    assert without == {"swarm-mixed", *relative, *STYLED}, "they have no running statistics"
 
 
 @cache
@@ -206,6 +221,24 @@ def test_an_arms_sat_reaches_its_nodes_and_its_digest_the_run(folder: StudyFolde
     assert own.sat_at("clinic-a") is own.sat_at("clinic-b")
 
 
+def test_null_controls_of_styled_anchors_have_anchors_of_their_own(
+    folder: StudyFolder, pool: Pool, partition: Partition
+) -> None:
+    """Noise, or another draw at each node; the site's own images in other styles need no anchor at all."""
+
+    def views(arm: str, node: str) -> bytes:
+        run, own = run_of(folder, pool, arm)
+        data = replace(site_data(own, partition)[node], training=site_data(own, partition)["clinic-a"].training)
+        batch = PairLoader(RoundSpec("run", "clinic-a", 1, run), data, "cpu").batch(0, 0)
+        return b"" if batch.views is None else batch.views[0].numpy().tobytes()
+
+    common = {node: views("styled-anchors-restyled", node) for node in NODES}
+    assert len(set(common.values())) == 1
+    assert views("styled-noise", "clinic-b") == views("styled-noise", "clinic-a") != common["clinic-a"]
+    assert len({views("styled-draw-per-node", node) for node in NODES}) == len(NODES)
+    assert run_of(folder, pool, "styled-own-restyled")[0].sat_digest is None
+
+
 def test_images_of_any_sat_and_of_its_groups_are_in_no_arms_data(tmp_path: Path) -> None:
     """The `public` bundle is made of the study's own images here: they and their patients' other views go."""
     made = StudyFolder.create(study(), tmp_path)
@@ -230,7 +263,8 @@ def test_cells_of_such_arms_are_trained_and_scored(folder: StudyFolder, pool: Po
         logits = dict(zip(scores["nodes"].tolist(), scores["logits"], strict=True))
     assert np.array_equal(logits["clinic-a"], logits["clinic-c"])
     assert not np.array_equal(logits["clinic-a"], logits["clinic-b"])
-    assert cell_process.run(folder, 0, "swarm-mixed", 0).nodes.keys() == set(NODES)
+    for arm in ("swarm-mixed", "styled-draw-per-node"):
+        assert cell_process.run(folder, 0, arm, 0).nodes.keys() == set(NODES)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +274,8 @@ def test_cells_of_such_arms_are_trained_and_scored(folder: StudyFolder, pool: Po
         ({"sat": {"draws": 2}, "run": {"method": {"name": "swarm"}}}, "trains on no SAT"),
         ({"sat": {"draws": 2}, "pretrain_rounds": 1}, "they share one SAT"),
         ({"sat": {"labels": "shuffled"}}, "permuted"),
+        ({"pretrain_from": "views"}, "give pretrain_rounds, e.g. 8"),
+        ({"pretrain_from": "views", "pretrain_rounds": 1, "sat": {"draws": 2}}, "they share one SAT"),
         ({"run": {"method": {"name": "swarm"}, "training": {"added_images": "sat"}}}, "set sat_task_id to fracture"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_table_or_figure_and_every_control_has_its_study() -> None:
 
 
 def test_every_named_arm_is_used_by_a_study() -> None:
-    used = {arm.name for name in NAMES for arm in study(name).arms}
+    used = {arm.name for name in ALL for arm in study(name).arms}
     assert set(named_arms()) <= used
 
 
@@ -67,6 +67,15 @@ def test_small_is_eight_rounds_that_end_at_the_floor_of_the_learning_rate(name: 
         assert learning_rate(training, 7) == pytest.approx(training.learning_rate_floor * training.learning_rate)
         assert not run.convergence.enabled
         assert run.network.encoder == "resnet_small"
+
+
+def test_the_anchors_curve_asks_for_the_anchors_and_ranks_alone_do_not() -> None:
+    found = runs(study("control-intensity"))
+    assert {arm for arm, run in found.items() if run.sat_digest is not None} == {
+        "swarm-anchor-curve", "hsl", "hsl-equalised",
+    }  # fmt: skip
+    assert found["swarm-anchor-curve"].uses_sat
+    assert not found["swarm-anchor-curve"].shows_sat
 
 
 def test_paper_is_the_published_schedule() -> None:

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from hsl_model.engine import EngineOptions
-from hsl_study.federation import run_federation
+import numpy as np
+
+from hsl_model.checkpoint import read_tensors
+from hsl_model.engine import EngineOptions, initial_tensors
+from hsl_study.federation import held_files, run_federation
 from tests.hsl_model.engine_helpers import run_config, site_data
 
 OPTIONS = EngineOptions(snapshot_every_steps=None)
@@ -46,3 +49,15 @@ def test_fusing_more_often_trains_on_the_same_batches_and_ends_elsewhere(tmp_pat
     assert [len(done) for done in rounds] == [2, 4]
     assert rounds[0][0].fused_digest == rounds[1][0].fused_digest
     assert rounds[0][-1].fused_digest != rounds[1][-1].fused_digest
+
+
+def test_a_fixed_head_is_still_the_initial_one_after_every_fusion(tmp_path: Path) -> None:
+    """At every site, with unequal weights, in every round: all encoders have learnt towards one head."""
+    sites = {"clinic-a": site_data(1), "clinic-b": site_data(2, num_training=6), "clinic-c": site_data(3)}
+    little = {"local_epochs": 1, "fixed_head": True}
+    config = run_config("fedavg", nodes=tuple(sites), training=little, num_rounds=3, convergence={"enabled": False})
+    run_federation(config, sites, tmp_path, OPTIONS)
+    start = initial_tensors(config)
+    for site in sites:
+        held = read_tensors(held_files(tmp_path, site, 3)[-1])
+        assert {name for name in start if np.array_equal(held[name], start[name])} == {"head.weight", "head.bias"}

@@ -33,7 +33,7 @@ NUM_MODELS = {
 
 
 def study(**changes: Any) -> StudyConfig:
-    small = {**EXAMPLE, "seeds": [0], "run": {**SMOKE["run"], "num_rounds": 1}}
+    small = {**EXAMPLE, "seeds": [0], "features": True, "run": {**SMOKE["run"], "num_rounds": 1}}
     return StudyConfig.model_validate({**SMOKE, **small, **changes})
 
 
@@ -68,6 +68,19 @@ def test_central_has_one_model_and_own_baselines_and_fronts_one_a_node(finished:
         with np.load(finished.scores(("given", arm, 0))) as found:
             assert len({row.tobytes() for row in found["logits"]}) == num_models, arm
             assert (found["held"].sum(axis=0) == 1).all()
+
+
+def test_whoever_holds_a_network_has_features_on_the_nodes_own_images(finished: StudyFolder) -> None:
+    """Central's are of its one network, from the start that Swarm has as well."""
+    found = {arm: dict(Results(finished).features("given", arm)).get(0) for arm in NUM_MODELS}
+    assert {arm for arm, one in found.items() if one is None} == {"one-scalar", "logistic", "logistic-pooled"}
+    swarm, central = found["swarm"], found["central"]
+    assert swarm is not None
+    assert central is not None
+    assert np.bincount(central.node).tolist() == [18, 18, 18]
+    assert (central.labels == swarm.labels).all()
+    assert (central.before == swarm.before).all()
+    assert (central.after != swarm.after).any(axis=1).all()
 
 
 def test_hours_of_a_baseline_are_not_those_of_a_network(finished: StudyFolder) -> None:

@@ -48,10 +48,13 @@ def model_of(workdir: Path, node: str) -> dict[str, Any]:
     return tensors
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_one_node_is_ordinary_training_bit_for_bit_and_two_are_not_swarm(cut: str, tmp_path: Path) -> None:
-    alone = {"clinic-a": SITES["clinic-a"]}
-    ordinary, split = federate(tmp_path / "a", None, alone), federate(tmp_path / "b", cut, alone)
+@pytest.mark.parametrize(("cut", "intensity"), [("conv1", "given"), ("layer1", "anchors")])
+def test_one_node_is_ordinary_training_bit_for_bit_and_two_are_not_swarm(
+    cut: str, intensity: str, tmp_path: Path
+) -> None:
+    alone, training = {"clinic-a": SITES["clinic-a"]}, {"local_epochs": 1, "intensity": intensity}
+    ordinary = federate(tmp_path / "a", None, alone, training=training)
+    split = federate(tmp_path / "b", cut, alone, training=training)
     assert [done.mean_auc for done in ordinary] == [done.mean_auc for done in split]
     expected, found = model_of(tmp_path / "a", "clinic-a"), model_of(tmp_path / "b", "clinic-a")
     assert expected.keys() == found.keys()

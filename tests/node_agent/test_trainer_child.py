@@ -169,6 +169,13 @@ def test_it_validates_and_predicts(bench: Bench, initial: Path) -> None:
     assert bench.trainer.ask(request, m.Validated, keep_going=always).metrics.num_cases > 0
 
 
+def test_a_method_of_studies_is_refused(bench: Bench, initial: Path) -> None:
+    """Alone with its own style a node would train another method under this one's name."""
+    config = bench.config.model_copy(update={"method": MethodConfig(name="styled")})
+    with pytest.raises(TrainerFailedError, match="method styled runs in studies only"):
+        bench.trainer.ask(m.Validate(work=bench.work(initial, config=config)), m.Validated, keep_going=always)
+
+
 def test_it_fuses_for_methods_with_a_fusion_of_their_own(bench: Bench) -> None:
     config = bench.config.model_copy(update={"method": MethodConfig(name="personalised")})
     made = [

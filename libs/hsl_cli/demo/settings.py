@@ -87,7 +87,7 @@ def checked_choices(options: DemoOptions) -> Choices:
         _within("size", options.size, 16, 1024)
     if options.port is not None:
         _within("port", options.port, 1024, 65535)
-    _one_of("method", options.method, tuple(METHODS))
+    _one_of("method", options.method, tuple(name for name, facts in METHODS.items() if not facts.shares_style))
     _one_of("encoder", options.encoder, get_args(Encoder))
     _one_of("hub", options.hub, get_args(HubKind))
     if options.hub == "sftpgo":

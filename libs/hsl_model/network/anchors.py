@@ -1,13 +1,20 @@
-"""Anchors: the fixed, class-balanced SAT images beside which a single image is scored (methods.md H8).
+"""Anchors: fixed, class-balanced SAT images beside which a single image is scored (methods.md H8).
 
 The network wants a pair, and a score must depend neither on chance nor on the batch an image is in. So every image is
 paired with the same K anchors, whose features are computed once for a state of the weights, and its score is the mean
 logit. All nodes hold the same SAT bundle, and so choose the same anchors; `hsl_model.scoring.Scorer` caches their
 features.
+
+The relative network goes further: anchors are all that its head knows an image by, in training too. Relative
+representations: Moschella et al., "Relative representations enable zero-shot latent space communication", ICLR 2023,
+arXiv 2209.15430.
 """
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.seeding import generator
@@ -29,3 +36,25 @@ def choose_anchors(labels: npt.NDArray[np.uint8], num_anchors: int, seed: int) -
             )
         chosen.append(generator(seed, "anchors", label).permutation(candidates)[:count])
     return np.sort(np.concatenate(chosen))
+
+
+class AnchorCosines(nn.Module):
+    """Features (B, F) beside those of K anchors (K, F) -> scale x cosines (B, K), each cosine in [-1, 1].
+
+        c_ik = cos(h_i - m, a_k - m),   m = 1/K sum_k a_k
+
+    Features of a ReLU are never negative, so without m all of them point nearly the same way. m depends on nothing but
+    the anchors: a row is that of its image whoever else is in the batch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(1))
+
+    def forward(self, features: Tensor, anchors: Tensor) -> Tensor:
+        return self.scale * self.cosines(features, anchors)
+
+    def cosines(self, features: Tensor, anchors: Tensor) -> Tensor:
+        centre = anchors.mean(dim=0)
+        images, beside = (functional.normalize(found - centre, dim=1) for found in (features, anchors))
+        return images @ beside.T

@@ -31,6 +31,18 @@ class Encoder(nn.Module):
         return torch.relu(self.projection(self.backbone(images)))
 
 
+class PlainEncoder(nn.Module):
+    """A backbone under the name it has in an `Encoder`."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.backbone(images)
+        return features
+
+
 class TwoDomainNorm(nn.Module):
     """Batch normalisation with one set of everything for primary images and another for SAT images.
 

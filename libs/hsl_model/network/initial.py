@@ -8,6 +8,7 @@ construction nor a part that another architecture lacks changes a single value, 
     other linear layers: weights    uniform within 1 / sqrt(fan in) (PyTorch's default)
     biases                          uniform within 1 / sqrt(fan in) (PyTorch's default)
     normalisation                   weight 1, bias 0, mean 0, variance 1, counter 0
+    scale of cosines                SCALE
 """
 
 import math
@@ -16,10 +17,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from hsl_model.network.anchors import AnchorCosines
 from hsl_model.network.mixture import Experts, Tower
 from hsl_model.network.network import Network
 from hsl_model.seeding import torch_generator
 
+SCALE = 10.0
+"""Cosines times weights of about 1 / sqrt(K) would begin far below what tells two classes apart."""
 Rule = Callable[[Tensor, torch.Generator], None]
 
 
@@ -47,6 +51,8 @@ def _rules(network: nn.Module) -> dict[str, Rule]:
             found = _expert_rules(module)
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             found = {name: _constant(1 if name in ("weight", "running_var") else 0) for name in module.state_dict()}
+        elif isinstance(module, AnchorCosines):
+            found = {"scale": _constant(SCALE)}
         rules |= {f"{path}.{name}": rule for name, rule in found.items()}
     return rules
 

@@ -14,6 +14,8 @@ x2 -> E2 -> h2 -+- D2 --------> u2
 twin: x1 -> E1 and x1 -> E2, concatenated -> linear 1024 -> H, ReLU, dropout 0.3, linear H -> 1: as many parameters as
 mmoe and nothing to do with a SAT, the baseline that is matched to HSL in size.
 
+relative: x1 and K anchors -> the backbone of plain; cosines of 512 features, image against anchor, -> linear K -> 1.
+
 Equal parts have equal tensor names in all of them, and so equal initial values (`initialise`). Towers return logits.
 """
 
@@ -27,7 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hsl_model.network.encoders import NUM_FEATURES, Encoder, build_backbone, sat_statistics
+from hsl_model.network.anchors import AnchorCosines
+from hsl_model.network.encoders import NUM_FEATURES, Encoder, PlainEncoder, build_backbone, sat_statistics
 from hsl_model.network.mixture import (
     NUM_JOINT,
     NUM_TASK_FEATURES,
@@ -56,27 +59,29 @@ class NetworkOutput:
 
 class Network(nn.Module, ABC):
     architecture: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]] = ("head",)  # the parts that turn features into logits
     primary_encoder: nn.Module  # images (B, C, H, W) -> h1 (B, 512)
 
     @abstractmethod
     def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
-        """A pair of batches (B, C, H, W), float, normalised. `sat` is None unless the architecture is mmoe."""
+        """A pair of batches (B, C, H, W), float, normalised. `sat` is None unless the architecture is mmoe, or
+        relative, where it holds the K anchors."""
 
     @abstractmethod
     def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
         """Logits (B,) of one scoring batch, in evaluation."""
 
     def anchor_features(self, sat: Tensor) -> Tensor:
-        """h2 of the anchors: (K, C, H, W) -> (K, 512), in evaluation. The caller keeps it until the weights change."""
+        """Of the anchors (K, C, H, W): (K, 512), in evaluation. The caller keeps it until the weights change."""
         del sat
         raise ValueError(f"the {self.architecture} network has no shared anchor task")
 
     @torch.no_grad()
     def score(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
-        """Primary logits (B,) in evaluation, each the mean over the K anchors (K, 512); methods.md H8.
+        """Primary logits (B,) in evaluation beside the anchors (K, 512); mmoe's are means over them, methods.md H8.
 
         Deterministic, and independent of the rest of the batch. `anchors` None: mmoe pairs each image with itself (the
-        authors' demo, and the ablation No-SAT); trunk and plain have no second input and ignore it.
+        authors' demo, and the ablation No-SAT); trunk, plain and twin have no second input and ignore it.
         """
         with self._evaluating():
             slices = [
@@ -90,6 +95,12 @@ class Network(nn.Module, ABC):
         """
         del batches, anchors
         return None
+
+    def fix_head(self) -> None:
+        """Training leaves the head as it is: Oh et al., "FedBABU: towards enhanced representation for federated image
+        classification", ICLR 2022, arXiv 2106.06042, where the body alone is trained and fused."""
+        for name in self.heads:
+            self.get_submodule(name).requires_grad_(requires_grad=False)
 
     def normalisation_tensors(self) -> frozenset[str]:
         """Names of all parameters and buffers of batch normalisation, by module type: names would miss
@@ -115,6 +126,7 @@ class Network(nn.Module, ABC):
 
 class MixtureNetwork(Network):
     architecture = "mmoe"
+    heads = ("primary_tower", "sat_tower")
 
     def __init__(self, config: NetworkConfig, channels: int) -> None:
         super().__init__()
@@ -188,6 +200,7 @@ class MixtureNetwork(Network):
 
 class TrunkNetwork(Network):
     architecture = "trunk"
+    heads = ("primary_tower",)
 
     def __init__(self, config: NetworkConfig, channels: int) -> None:
         super().__init__()
@@ -201,18 +214,6 @@ class TrunkNetwork(Network):
 
     def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
         return self.forward(primary, anchors).primary_logit
-
-
-class PlainEncoder(nn.Module):
-    """A backbone under the name it has in the other architectures."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.backbone(images)
-        return features
 
 
 class PlainNetwork(Network):
@@ -258,6 +259,41 @@ class TwinNetwork(Network):
         return self.forward(primary, anchors).primary_logit
 
 
+class RelativeNetwork(Network):
+    """One encoder for primary images and anchors, whose features are those of the same step's weights."""
+
+    architecture = "relative"
+    heads = ("relative_head",)
+
+    def __init__(self, config: NetworkConfig, channels: int, num_anchors: int) -> None:
+        super().__init__()
+        self.primary_encoder = PlainEncoder(build_backbone(config, channels))
+        self.relation = AnchorCosines()
+        self.relative_head = nn.Linear(num_anchors, 1)
+
+    def forward(self, primary: Tensor, sat: Tensor | None) -> NetworkOutput:
+        if sat is None:
+            raise ValueError("the relative network needs the anchors beside the primary images")
+        features = self.primary_encoder(torch.cat((primary, sat)))  # one pass: group norm treats each image for itself
+        return NetworkOutput(self._related(features[: len(primary)], features[len(primary) :]))
+
+    @torch.no_grad()
+    def anchor_features(self, sat: Tensor) -> Tensor:
+        with self._evaluating():
+            features: Tensor = self.primary_encoder(sat)
+        return features
+
+    def _evaluate(self, primary: Tensor, anchors: Tensor | None) -> Tensor:
+        if anchors is None:
+            raise ValueError("the relative network scores an image beside its anchors")
+        return self._related(self.primary_encoder(primary), anchors)
+
+    def _related(self, features: Tensor, anchors: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = self.relative_head(self.relation(features.float(), anchors.float()))
+        return logits.squeeze(1)
+
+
 def _num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
@@ -270,7 +306,12 @@ def _filled(images: Tensor) -> Tensor:
 _ARCHITECTURES = {kind.architecture: kind for kind in (MixtureNetwork, TrunkNetwork, PlainNetwork, TwinNetwork)}
 
 
-def build_network(config: NetworkConfig, architecture: str, channels: int) -> Network:
-    """The network for images of `channels` channels and any size. Its weights mean nothing before `initialise`."""
+def build_network(config: NetworkConfig, architecture: str, channels: int, num_anchors: int = 16) -> Network:
+    """The network for images of `channels` channels and any size. Its weights mean nothing before `initialise`.
+
+    `num_anchors` is the width of relative's head; no other architecture asks for it.
+    """
+    if architecture == RelativeNetwork.architecture:
+        return RelativeNetwork(config, channels, num_anchors)
     network: Network = _ARCHITECTURES[architecture](config, channels)
     return network

@@ -57,8 +57,14 @@ class MethodConfig(Message):
             raise ValueError(error.sentence()) from error
         return {**given, "options": options}
 
+    @property
+    def views_of(self) -> Literal["sat", "own"] | None:
+        """Whose images each batch also shows twice, in the styles of two sites."""
+        consist = self.options.get("consist", "none") if self.options.get("weight") else "none"
+        return None if consist == "none" else "sat" if consist == "anchors" else "own"
 
-Architecture = Literal["mmoe", "trunk", "plain", "twin"]
+
+Architecture = Literal["mmoe", "trunk", "plain", "twin", "relative"]
 
 
 class NetworkConfig(Message):
@@ -67,7 +73,8 @@ class NetworkConfig(Message):
     architecture: Architecture | None = Field(
         default=None,
         description="None: the method's own (hsl: mmoe; the others: plain, one encoder and one logit); twin: two "
-        "encoders of the primary image and as many parameters as mmoe",
+        "encoders of the primary image and as many parameters as mmoe; relative: the head sees the cosines between an "
+        "image's features and those of training.num_anchors SAT images",
     )
     encoder: Literal["resnet18", "resnet_small"] = "resnet18"
     encoders: Literal["separate", "shared"] = "separate"
@@ -98,10 +105,19 @@ class TrainingConfig(Message):
     photometric: float = Field(
         default=0.0, ge=0, le=2, description="strength of photometric augmentation (hsl_model/photometric.py); 0: off"
     )
+    intensity: Literal["given", "equalised", "anchors"] = Field(
+        default="given",
+        description="grey levels as stored; by each image's own ranks; or by the mean quantile curve of the SAT's "
+        "images at those ranks. In training and scoring alike (hsl_model/intensity.py)",
+    )
     added_images: Literal["none", "sat", "own"] = Field(
         default="none",
         description="as many images again in each batch of a network with one input: of the SAT, which must then be of "
         "the run's task (sat_task_id), or more of the site's own",
+    )
+    fixed_head: bool = Field(
+        default=False,
+        description="the head keeps its initial values, the same everywhere, and encoders learn towards it",
     )
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -111,7 +127,12 @@ class TrainingConfig(Message):
     learning_rate_floor: float = Field(default=0.1, ge=0, le=1, description="share of learning_rate")
     share_epoch: Literal["best", "last"] = "best"
     mixed_precision: bool = Field(default=True, description="on GPUs; on CPU training is float32")
-    num_anchors: int = Field(default=16, ge=2, le=256, description="fixed SAT images that score a single image")
+    num_anchors: int = Field(
+        default=16,
+        ge=2,
+        le=256,
+        description="fixed SAT images: mmoe scores a single image beside them, relative trains and scores beside them",
+    )
 
     @model_validator(mode="after")
     def _one_length_of_a_round(self) -> Self:
@@ -190,10 +211,18 @@ class RunConfig(Message):
             raise ValueError(f"required_nodes not among nodes: {', '.join(strangers)}")
         if self.quorum.min_nodes > len(self.nodes):
             raise ValueError(f"quorum.min_nodes is {self.quorum.min_nodes}, but only {len(self.nodes)} nodes are named")
-        if self.shows_sat and self.sat_digest is None:
-            what = "the mmoe network" if self.architecture == "mmoe" else "training.added_images"
+        if self.uses_sat and self.sat_digest is None:
+            option = "added_images" if self.shows_sat else "intensity anchors"
+            what = f"the {self.architecture} network" if self.has_anchors else f"training.{option}"
+            what = "consistency on anchors" if self.method.views_of == "sat" else what
             raise ValueError(f"{what} needs a shared anchor task: give sat_digest (`hsl data sat` prints it)")
         self._check_added_images()
+        self._check_views()
+        if self.architecture == "relative" and self.network.normalisation == "batch":
+            raise ValueError(
+                "the relative network sees anchors and primary images with one encoder, and anchors may not touch the "
+                "batch statistics with which primary images are scored: set network.normalisation to group"
+            )
         if self.method.name == "hsl" and self.architecture != "mmoe":
             raise ValueError(
                 "method hsl needs network.architecture mmoe; for No-AL use method swarm with trunk or plain"
@@ -217,8 +246,10 @@ class RunConfig(Message):
 
     def _check_added_images(self) -> None:
         added = self.training.added_images
-        if added != "none" and self.architecture == "mmoe":
-            raise ValueError("the mmoe network has an input for the SAT: leave training.added_images at none")
+        if added != "none" and self.has_anchors:
+            raise ValueError(
+                f"the {self.architecture} network has an input for the SAT: leave training.added_images at none"
+            )
         if added == "sat" and self.sat_task_id != self.task.task_id:
             raise ValueError(
                 f"SAT images can be trained on as images of task {self.task.task_id} only where they are: set "
@@ -230,10 +261,36 @@ class RunConfig(Message):
                 "network.normalisation to group"
             )
 
+    def _check_views(self) -> None:
+        if self.method.views_of is None:
+            return
+        if self.architecture != "plain" or self.training.added_images != "none":
+            raise ValueError(
+                f"consistency of method {self.method.name} is that of one encoder, beside primary images alone: set "
+                "network.architecture to plain and training.added_images to none"
+            )
+        if self.training.intensity != "given":
+            raise ValueError("styles are those of grey levels as they are stored: set training.intensity to given")
+        if self.network.normalisation == "batch":
+            raise ValueError(
+                "images shown for consistency may not touch the batch statistics with which primary images are scored: "
+                "set network.normalisation to group"
+            )
+
     @property
     def shows_sat(self) -> bool:
         """Whether training looks at the SAT at all."""
-        return self.architecture == "mmoe" or self.training.added_images == "sat"
+        return self.has_anchors or "sat" in (self.training.added_images, self.method.views_of)
+
+    @property
+    def has_anchors(self) -> bool:
+        """Whether an image is scored beside fixed images of the SAT."""
+        return self.architecture in ("mmoe", "relative")
+
+    @property
+    def uses_sat(self) -> bool:
+        """Whether every site needs the SAT's bundle, to show its images or for their grey levels alone."""
+        return self.shows_sat or self.training.intensity == "anchors"
 
     @property
     def architecture(self) -> Architecture:

@@ -8,11 +8,12 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from hsl_model.protocol import PROTOCOL_VERSION
 from hsl_model.protocol.config import Message, NodeId, Sha256
@@ -30,6 +31,27 @@ class TensorSpec(Message):
     shape: tuple[Annotated[int, Field(ge=0)], ...] = Field(max_length=8)
 
 
+class SiteStyle(Message):
+    """What a site tells of its acquisition: 35 numbers over its training images, rounded to 1/10000 (style.py)."""
+
+    quantiles: tuple[Fraction, ...] = Field(
+        min_length=33,
+        max_length=33,
+        description="of an image's pixels at 0, 1/32, ..., 1, stored range 0 to 1; the mean over the images",
+    )
+    noise: Fraction = Field(description="sd of white noise that would leave as much residual, stored range 0 to 1")
+    sharpness: Fraction = Field(
+        description="steps between next pixels over steps between every second, without the noise's part"
+    )
+
+    @field_validator("quantiles")
+    @classmethod
+    def _rise(cls, quantiles: tuple[float, ...]) -> tuple[float, ...]:
+        if any(one > other for one, other in pairwise(quantiles)):
+            raise ValueError("quantiles never fall")
+        return quantiles
+
+
 class UpdateMetrics(Message):
     """The only numbers about a site's data that leave with an update: the egress allow-list."""
 
@@ -41,6 +63,11 @@ class UpdateMetrics(Message):
     num_steps: int = Field(ge=0, description="optimiser steps of this round")
     micro_batch_size: int | None = Field(default=None, description="set where a site split its batches")
     restarted: bool = Field(default=False, description="a resume could not be exact, so the round began anew")
+    style: SiteStyle | None = Field(
+        default=None,
+        exclude_if=lambda style: style is None,  # manifests of other methods keep their bytes
+        description="of methods whose members show images in each other's styles; no other method tells it",
+    )
 
 
 class UpdateManifest(Message):

@@ -53,6 +53,7 @@ class MethodFacts:
     weighting: Literal["uniform", "cases"] = "uniform"
     default_architecture: Literal["mmoe", "trunk", "plain"] = "plain"
     options: Mapping[str, Number | Choice] = field(default_factory=dict)
+    shares_style: bool = False  # manifests tell a site's style; only a study hands styles on, agents refuse the run
 
 
 METHODS: Mapping[str, MethodFacts] = {
@@ -71,6 +72,15 @@ METHODS: Mapping[str, MethodFacts] = {
     ),
     "fedprox": MethodFacts("FedAvg with a proximal term", weighting="cases", options={"mu": Number(0.01)}),
     "fedbn": MethodFacts("equal weights; batch normalisation stays at home"),
+    "styled": MethodFacts(
+        "equal weights; images are shown as other sites would have stored them (studies only)",
+        options={
+            "consist": Choice(("none", "anchors", "own")),
+            "weight": Number(1.0, 0.0, 1000.0),
+            "restyle_own": Choice((True, False)),
+        },
+        shares_style=True,
+    ),
 }
 
 
@@ -78,6 +88,14 @@ def method_facts(name: str) -> MethodFacts:
     if name not in METHODS:
         raise ConfigError(reason=f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def refuse_outside_studies(name: str) -> None:
+    """Raises `ConfigError` for a method that coordinator and agents do not carry out, rather than run another one."""
+    if method_facts(name).shares_style:
+        raise ConfigError(
+            reason=f"method {name} runs in studies only (hsl study): agents do not hand on the styles of the sites"
+        )
 
 
 def checked_options(name: str, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:

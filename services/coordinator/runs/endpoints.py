@@ -15,6 +15,7 @@ from coordinator.rounds.moves import Act
 from coordinator.rounds.schemas import RunIdPath
 from coordinator.runs import repository, service
 from hsl_model.protocol.config import RunConfig
+from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.states import RunStatus
 from hsl_model.protocol.transport import API
 from hsl_model.protocol.views import Page, RunView
@@ -33,7 +34,7 @@ async def _explainer(kernel: KernelDep) -> Explainer:
 ExplainerDep = Annotated[Explainer, Depends(_explainer)]
 
 
-@router.post("", status_code=201, summary="Create a run", responses=problems(InvitedNodeError))
+@router.post("", status_code=201, summary="Create a run", responses=problems(InvitedNodeError, ConfigError))
 def create_run(kernel: KernelDep, session: SessionDep, actor: AdminDep, config: RunConfig) -> RunView:
     """A draft that invites its nodes; each becomes a member when its site's admin accepts."""
     now = kernel.clock.now()

@@ -23,6 +23,7 @@ from coordinator.runs import repository
 from coordinator.tables import MemberRow, RoundRow, RunRow
 from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.messages import TruthCounts
+from hsl_model.protocol.methods import refuse_outside_studies
 from hsl_model.protocol.states import MembershipStatus, RoundStatus, RunStatus
 from hsl_model.protocol.views import MemberView, RunView
 
@@ -32,6 +33,7 @@ STOPPED_BY_ADMIN = "stopped by an admin"
 
 def create(act: Act, config: RunConfig) -> str:
     """A DRAFT that invites its nodes. Returns the run's id."""
+    refuse_outside_studies(config.method.name)
     known = repository.invitable(act.session, config.nodes)
     if strangers := [node for node in config.nodes if node not in known]:
         raise InvitedNodeError(nodes=", ".join(strangers))

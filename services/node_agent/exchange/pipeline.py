@@ -31,17 +31,20 @@ from node_agent.exchange.pace import TICK_S, Pace
 from node_agent.exchange.reads import READ_BLOCK, Answer, Reads, blocks
 
 KIB = 1 << 10
-# SFTPGo loses up to eight unwritten requests when it is killed: 32 KiB each stay far within the 1 MiB of the resume.
-WRITE_BLOCK = 32 * KIB
-SEND_BATCH = 8 * WRITE_BLOCK  # requests that leave together: fewer, larger packets where the hub takes them
+# With its head a WRITE fills two packets of 32 KiB, the largest that SFTPGo and OpenSSH take, and no third; each costs
+# the hub one answer and us one packet to read. SFTPGo loses up to eight unwritten requests when it is killed: half of
+# the 1 MiB that a resume may send again.
+WRITE_BLOCK = 64 * KIB - 256
+SEND_BATCH = 4 * WRITE_BLOCK  # requests that leave together: fewer, larger packets where the hub takes them
 MAX_ANSWER = READ_BLOCK + 4 * KIB  # a hub cannot make us keep more than this of one answer
 RECV_BYTES = 4 << 20
 
-# Bytes in flight. Nearby, the least is fastest: more fills the hub's 2 MiB window, which makes OpenSSH's server slow,
-# and leaves the processor's caches. On a long line speed is bytes in flight by round trip: beyond the most, memory is
-# spent for lines that no hospital has, and of an upload it would only wait before the hub's window.
+# Bytes in flight. Nearby, the least is fastest: an upload stays just below the hub's 2 MiB window, for a full one makes
+# OpenSSH's server slow, and a download within the processor's caches. On a long line speed is bytes in flight by round
+# trip: beyond the most, memory is spent for lines that no hospital has, and of an upload it would only wait before the
+# hub's window.
 UPLOAD_IN_FLIGHT = 32 * WRITE_BLOCK
-MOST_UPLOAD_IN_FLIGHT = 128 * WRITE_BLOCK
+MOST_UPLOAD_IN_FLIGHT = 64 * WRITE_BLOCK
 DOWNLOAD_IN_FLIGHT = 2 << 20
 MOST_DOWNLOAD_IN_FLIGHT = 16 << 20
 FULL_LINE_BYTES_PER_S = 320_000_000  # the speed that the bytes in flight should not be what prevents
@@ -68,7 +71,8 @@ class OpenMode(IntEnum):
 
     READ = 1
     RESUME = 1 | 2  # an existing file, anywhere in it; APPEND would forbid going back
-    CREATE = 2 | 8 | 16
+    CREATE = 2 | 8  # what another session has written meanwhile stays
+    REPLACE = 2 | 8 | 16
 
 
 _EOF = 1
@@ -176,7 +180,7 @@ class RemoteFile:
     def read(self, start: int, end: int) -> Iterator[memoryview]:
         """The bytes from `start` to `end` in order. Short answers are asked for again, longer ones refused."""
         full = self._to_fill_the_line(DOWNLOAD_IN_FLIGHT, MOST_DOWNLOAD_IN_FLIGHT)
-        reads = Reads(start, end, self._pace.down.at_once(full, 2 * WRITE_BLOCK))
+        reads = Reads(start, end, self._pace.down.at_once(full, 64 * KIB))
         while reads.position < end:
             self._patience.check()
             before = reads.asked

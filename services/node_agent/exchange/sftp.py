@@ -113,13 +113,12 @@ class SftpExchange:
         return self._hub_sha256(upload.final, upload.num_bytes, upload.doing) == upload.sha256
 
     def _send(self, upload: _Upload, watch: TransferWatch) -> None:
-        """Truncates nothing but a part that cannot be ours: another session may be about to commit it."""
+        """Truncates nothing but a part that cannot be ours: another session may be writing or committing it."""
         kept = self._size(upload.part, upload.doing)
-        fits = kept is not None and kept <= upload.num_bytes
         offset = upload_offset(kept or 0, upload.num_bytes)
         upload.source.seek(offset)
         watch.moved(offset, upload.num_bytes)
-        mode = OpenMode.RESUME if fits else OpenMode.CREATE
+        mode = OpenMode.CREATE if kept is None else OpenMode.RESUME if kept <= upload.num_bytes else OpenMode.REPLACE
         with self._open(upload.part, mode, watch.cancelled, upload.doing) as remote:
             remote.write(upload.source, (offset, upload.num_bytes), lambda done: watch.moved(done, upload.num_bytes))
             remote.close()

@@ -23,6 +23,7 @@ from hsl_model.memory import keep_all_freed_memory
 from hsl_model.protocol.clock import Clock, SystemClock
 from hsl_model.protocol.config import Message
 from hsl_model.protocol.errors import HslError
+from hsl_model.protocol.methods import refuse_outside_studies
 from hsl_model.protocol.retry import FailureKind
 from node_agent.trainer import messages as m
 
@@ -213,6 +214,7 @@ def _unforeseen(error: Exception) -> m.Failed:
 def _spec(work: m.Work) -> "RoundSpec":
     from hsl_model.round_work import RoundSpec
 
+    refuse_outside_studies(work.config.method.name)
     return RoundSpec(run_id=work.run_id, node_id=work.node_id, round_number=work.round_number, config=work.config)
 
 

@@ -71,7 +71,7 @@ def _shortened(config: RunConfig) -> RunConfig:
 def _noise(config: RunConfig) -> SiteData:
     """As many cases as two batches take, so that reading them costs what it will cost."""
     few = config.training.num_anchors
-    sat = _cases(config, max(config.training.batch_size, 2 * few)) if config.shows_sat else None
+    sat = _cases(config, max(config.training.batch_size, 2 * few)) if config.uses_sat else None
     training = _cases(config, NUM_STEPS * config.training.batch_size)
     return SiteData(training=training, validation=_cases(config, 2), test=_cases(config, 2), sat=sat)
 

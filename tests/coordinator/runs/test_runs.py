@@ -50,6 +50,13 @@ def test_a_configuration_that_does_not_fit_is_refused_by_the_path_of_its_key(
     assert path in reply.json()["detail"]
 
 
+def test_a_method_of_studies_is_refused(on_sqlite: Federation) -> None:
+    """Its members would need each other's styles, which agents do not hand on."""
+    reply = on_sqlite.alliance.admin.post(f"{API}/runs", run_config(method={"name": "styled"}))
+    assert (reply.status_code, reply.json()["code"]) == (422, "config_invalid")
+    assert "method styled runs in studies only" in reply.json()["detail"]
+
+
 def test_only_nodes_that_exist_and_are_not_revoked_are_invited(on_sqlite: Federation) -> None:
     on_sqlite.revoke("node-c")
     body = run_config(nodes=("node-a", "node-c", "node-x"))

@@ -30,12 +30,12 @@ def test_the_seed_changes_every_random_tensor_and_no_two_are_alike() -> None:
     assert not torch.equal(first["experts.hidden_weight"][0], first["experts.hidden_weight"][1])
 
 
-OWN_PARTS = ("head.", "hidden.", "second_encoder.")
+OWN_PARTS = ("head.", "hidden.", "second_encoder.", "relation.", "relative_head.")
 
 
 def test_equal_parts_start_alike_in_every_architecture() -> None:
     mmoe = copy_state(small_network("mmoe"))
-    for other in (small_network("trunk"), small_network("plain"), small_network("twin")):
+    for other in map(small_network, ("trunk", "plain", "twin", "relative")):
         for name, tensor in other.state_dict().items():
             if not name.startswith(OWN_PARTS):
                 assert torch.equal(tensor, mmoe[name]), name

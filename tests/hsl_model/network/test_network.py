@@ -63,11 +63,12 @@ def test_every_parameter_is_trained() -> None:
         assert not without, changes
 
 
-@pytest.mark.parametrize("architecture", ["mmoe", "trunk", "plain", "twin"])
+@pytest.mark.parametrize("architecture", ["mmoe", "trunk", "plain", "twin", "relative"])
 @pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 33)])
 def test_channels_and_size_are_free(architecture: str, channels: int, size: int) -> None:
     network = small_network(architecture, channels)
-    sat = images(4, seed=1, channels=channels, size=size) if architecture == "mmoe" else None
+    num_sat = {"mmoe": 4, "relative": 16}.get(architecture)
+    sat = None if num_sat is None else images(num_sat, seed=1, channels=channels, size=size)
     output = network(images(4, channels=channels, size=size), sat)
     assert output.primary_logit.shape == (4,)
     if architecture == "mmoe":

@@ -7,6 +7,7 @@ from hsl_model.protocol.methods import METHODS, Choice, Number
 TASK = {"task_id": "fracture", "positive_class": "fractured", "negative_class": "intact", "modality": "radiograph"}
 
 SWARM = {"method": {"name": "swarm"}}
+RELATIVE = {"architecture": "relative", "normalisation": "group"}
 
 
 def config(**changes: object) -> RunConfig:
@@ -52,7 +53,13 @@ def test_a_config_survives_json() -> None:
         ({**SWARM, "training": {"added_images": "sat"}, "sat_task_id": "fracture"}, "normalisation to group"),
         ({**SWARM, "training": {"added_images": "sat"}, "sat_digest": None}, "added_images needs a shared anchor"),
         ({"training": {"added_images": "own"}}, "leave training.added_images at none"),
+        ({**SWARM, "network": RELATIVE | {"normalisation": "batch"}}, "set network.normalisation to group"),
+        ({**SWARM, "network": RELATIVE, "sat_digest": None}, "the relative network needs a shared anchor task: give"),
+        ({**SWARM, "network": RELATIVE, "training": {"added_images": "own"}}, "relative network has an input for"),
+        ({"network": RELATIVE}, "method hsl needs network.architecture mmoe"),
         ({"training": {"photometric": 3}}, "photometric"),
+        ({"training": {"intensity": "equalized"}}, "'given', 'equalised' or 'anchors'"),
+        ({**SWARM, "training": {"intensity": "anchors"}, "sat_digest": None}, "intensity anchors needs a shared"),
         ({"initial": {"seed": None}}, "exactly one of seed and file_sha256"),
         ({"task": {**TASK, "negative_class": "fractured"}}, "must differ"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate"),

@@ -161,9 +161,9 @@ def test_a_line_that_falls_silent_ends_the_transfer_and_only_it(
 
 
 class Slow(Watch):
-    """Takes `PAUSE_S` for every piece: there are five or more, as acknowledgements come together or apart."""
+    """Takes `PAUSE_S` for every piece: there are three at least, also where all acknowledgements come together."""
 
-    PAUSE_S = 0.25
+    PAUSE_S = 0.4
     num_pauses = 0
 
     def moved(self, done: int, total: int) -> None:
