@@ -8,11 +8,12 @@ OK = 0
 REFUSED = 1
 BAD_INPUT = 2
 UNREACHABLE = 3
+STOPPED = 4
 INTERRUPTED = 130
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 refused, or failed on the other side; 2 wrong usage or bad input; "
-    "3 the service cannot be reached; 130 interrupted."
+    "3 the service cannot be reached; 4 stopped as asked, the same command goes on; 130 interrupted."
 )
 
 

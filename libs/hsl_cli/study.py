@@ -5,10 +5,25 @@ from typing import Annotated
 
 import typer
 
-from hsl_cli.errors import BadInputError
+from hsl_cli.errors import STOPPED, BadInputError
 
 app = typer.Typer(no_args_is_help=True, help="Compare learning methods under controlled heterogeneity.")
 Workdir = Annotated[Path, typer.Option(help="The study's folder; the same command continues in it.")]
+Sats = Annotated[
+    list[str] | None, typer.Option(help="The images of the shared anchor task; NAME=PATH for one of [sats].")
+]
+SatClasses = Annotated[
+    list[str] | None, typer.Option("--sat-class", help="SOURCE_CLASS=positive or =negative; repeatable.")
+]
+Override = Annotated[
+    Path | None, typer.Option(help="A .toml file whose sections and keys take the place of the study's.")
+]
+StopAfter = Annotated[
+    float | None, typer.Option(min=1, help="Minutes; cells under way write a snapshot, and the exit code is 4.")
+]
+CacheImages = Annotated[
+    bool, typer.Option("--cache-images", help="A site's images on the device while it trains, where they fit.")
+]
 
 
 @app.command("run")
@@ -19,36 +34,43 @@ def run(
     data: Annotated[Path | None, typer.Option(help="The images, where the file does not say.")] = None,
     reader: Annotated[str | None, typer.Option(help="How to read them, if not as the file says.")] = None,
     classes: Annotated[list[str] | None, typer.Option("--class", help="SOURCE_CLASS=TASK_CLASS; repeatable.")] = None,
-    sat: Annotated[
-        list[str] | None, typer.Option(help="The images of the shared anchor task; NAME=PATH for one of [sats].")
-    ] = None,
+    sat: Sats = None,
     sat_reader: Annotated[str | None, typer.Option(help="How to read those.")] = None,
-    sat_classes: Annotated[
-        list[str] | None, typer.Option("--sat-class", help="SOURCE_CLASS=positive or =negative; repeatable.")
-    ] = None,
+    sat_classes: SatClasses = None,
     size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
     seeds: Annotated[str | None, typer.Option(help="0-4 or 0,1,7. Default: as the file says.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeatable.")] = None,
-    override: Annotated[
-        Path | None, typer.Option(help="A .toml file whose sections and keys take the place of the study's.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each.")] = 1,
+    override: Override = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each; on a GPU they share it.")] = 1,
     budget_hours: Annotated[float | None, typer.Option(help="Refuse to begin what would take longer.")] = None,
+    stop_after: StopAfter = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: cells as tasks of Ray on this machine.")] = "local",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="The memory format of tensor cores.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the training step; takes minutes once.")] = False,
+    cache_images: CacheImages = False,
 ) -> None:
-    """Run what is not yet finished, then write report.html."""
+    """Run what is not yet finished, then write report.html. Exit code 4: stopped as asked, the same command goes on."""
+    from hsl_cli.device import check_device
     from hsl_cli.output import say
     from hsl_cli.study_file import AnchorOptions, SourceOptions, StudyOptions, load_study
     from hsl_model.protocol.clock import SystemClock
+    from hsl_model.round_work import EngineOptions
+    from hsl_study.engines import engine_named
     from hsl_study.folder import StudyFolder
     from hsl_study.grid import Grid
 
+    check_device(device)
+    chosen = EngineOptions(device, 1, None, None, channels_last, compiled, cache_images)
     images = SourceOptions(data, reader, classes or ())
-    options = StudyOptions(
-        scale, override, seeds, arm or (), size, images, AnchorOptions(sat or (), sat_reader, sat_classes or ())
-    )
-    study = load_study(config, options)
-    Grid(StudyFolder.create(study, workdir), SystemClock(), say).run(jobs, budget_hours)
+    anchors = AnchorOptions(sat or (), sat_reader, sat_classes or ())
+    study = load_study(config, StudyOptions(scale, override, seeds, arm or (), size, images, anchors))
+    grid = Grid(StudyFolder.create(study, workdir), SystemClock(), say, chosen, engine_named(engine))
+    num_left = grid.run(jobs, budget_hours, None if stop_after is None else 60 * stop_after)
     report(workdir)
+    if num_left:
+        say(f"{num_left} cells are left; the same command goes on with them.")
+        raise typer.Exit(STOPPED)
 
 
 @app.command("list")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hsl_model.augment import augment, normalise
 from hsl_model.data import ImageSet, SiteData
+from hsl_model.device import images_on_device
 from hsl_model.intensity import Intensity
 from hsl_model.network import choose_anchors
 from hsl_model.photometric import photometric
@@ -56,7 +57,8 @@ class Batch:
 class PairLoader:
     """Pairs of a primary and a second batch (methods.md 2.2). Holds nothing that a resume would need."""
 
-    def __init__(self, spec: RoundSpec, data: SiteData, device: str) -> None:
+    def __init__(self, spec: RoundSpec, data: SiteData, device: str, *, cached: bool = False) -> None:
+        """`cached`: the images that steps draw from lie on the device, where they fit."""
         config = spec.config
         check_data(config, data)
         self._spec, self._data, self._device = spec, data, device
@@ -69,6 +71,8 @@ class PairLoader:
         )
         self._whole_epoch = num_steps(self._num_images, config.training.batch_size)
         self.steps_per_epoch = config.training.fuse_every_steps or self._whole_epoch
+        drawn_from = [cases for cases in (data.training, self._second) if cases is not None]
+        self._at_hand = images_on_device(drawn_from, device) if cached else {}
         self._anchors = self._beside_all()
         self._begun: tuple[Key, ...] = ()
         self._primary_order: Indices = np.empty(0, dtype=np.int64)
@@ -151,9 +155,15 @@ class PairLoader:
             return None
         return normalise(self._intensity(torch.from_numpy(anchor_images(config, sat)).to(self._device)))
 
+    def _pixels(self, cases: ImageSet, indices: Indices) -> Tensor:
+        """(B, C, H, W) uint8 on the device."""
+        if (held := self._at_hand.get(id(cases))) is not None:
+            return held[torch.from_numpy(indices).to(self._device)]
+        return torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device)
+
     def _turned(self, cases: ImageSet, indices: Indices, key: tuple[Key, ...], task: str) -> tuple[Tensor, Tensor]:
         """Images in [0, 1], rotated and flipped, and their labels."""
-        images = self._intensity(torch.from_numpy(np.ascontiguousarray(cases.images[indices])).to(self._device))
+        images = self._intensity(self._pixels(cases, indices))
         if self._spec.config.training.augment:
             images = augment(images, *key, f"augment {task}")
         return images, torch.from_numpy(cases.labels[indices].astype(np.float32)).to(self._device)

@@ -14,12 +14,12 @@ versions, thread count and batch sizes are those of the snapshot; if not, the ro
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 
 from hsl_model.data import SiteData
+from hsl_model.device import Forward
 from hsl_model.methods import load
 from hsl_model.methods.base import LocalRun
 from hsl_model.model_state import fuse_own, initial_tensors, shared_names, write_initial
@@ -70,7 +70,7 @@ def train_round(
     (steps done, steps in all). Raises `Interrupted` once a snapshot is written after `should_stop()`, `DivergedError`,
     `ConfigError` for data that does not fit the task, `CheckpointError` for a start that does not fit the network.
     """
-    place = OneSite(spec, data, start, options.device)
+    place = OneSite(spec, data, start, options)
     return train_at(place, workspace, options, should_stop=should_stop, progress=progress)
 
 
@@ -109,6 +109,7 @@ class _Training:
         if self._settings.fixed_head:
             network.fix_head()
         self._loader = place.batches()
+        self._forward = Forward(network, options, self._settings)
         self._method = load(config.method.name, config.method.options)
         self._state = TrainingState(LocalRun(network), make_optimizer(network, self._settings))
         self._snapshots: SnapshotFolder
@@ -135,7 +136,7 @@ class _Training:
     def _step(self) -> None:
         """One optimiser step on one batch, in parts where the device is too small for all of it."""
         state, at = self._state, self._state.at
-        network = state.run.network.train()
+        state.run.network.train()
         batch = self._loader.batch(at.epoch, at.step)
         rate = learning_rate(self._settings, self._loader.epoch_of_run(at.epoch, at.step))
         set_learning_rate(state.optimizer, rate)
@@ -145,8 +146,7 @@ class _Training:
         for where in micro_batches(len(batch), self._options.micro_batch_size):
             part = self._method.select(batch.part(where))
             share = len(part) / len(batch)
-            with self._precision():
-                output = network(part.images, part.sat_images)
+            output = self._forward(part.images, part.sat_images)
             loss = self._method.loss(state.run, output, part) * share
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not say
             batch_loss += loss.item()
@@ -172,13 +172,6 @@ class _Training:
         if is_last if self._settings.share_epoch == "last" else is_better(epoch, state.best):
             state.keep(epoch)
         state.at = Position(epoch=at.epoch + 1)
-
-    def _precision(self) -> AbstractContextManager[object]:
-        """bfloat16 on a GPU that has it: no loss scale, so no scaler state to carry. float32 elsewhere."""
-        on_gpu = torch.device(self._options.device).type == "cuda"
-        if on_gpu and self._settings.mixed_precision and torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return nullcontext()
 
     @property
     def _steps_done(self) -> int:

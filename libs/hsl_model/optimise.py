@@ -55,6 +55,10 @@ def load_moments(
     for name, parameter in network.named_parameters():
         if f"step.{name}" not in moments:
             continue
-        optimizer.state[parameter] = {
-            moment: torch.tensor(moments[f"{moment}.{name}"], device=parameter.device) for moment in _MOMENTS
-        }
+        optimizer.state[parameter] = {moment: _beside(parameter, moments[f"{moment}.{name}"]) for moment in _MOMENTS}
+
+
+def _beside(parameter: torch.Tensor, array: npt.NDArray[np.generic]) -> torch.Tensor:
+    """In the order in memory that the parameter has: a fused step reads both from front to back."""
+    tensor = torch.tensor(array, device=parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor) if array.shape == parameter.shape else tensor

@@ -33,6 +33,9 @@ class EngineOptions:
     num_threads: int = 1
     snapshot_every_steps: int | None = 50  # None: only when stopped, for simulations that rather repeat a round
     micro_batch_size: int | None = None
+    channels_last: bool = False  # all channels of a pixel side by side, as tensor cores read them
+    compiled: bool = False  # torch.compile: a minute or more before the first step of a process
+    cache_on_device: bool = False  # a site's uint8 images on the device while it trains, where they fit
 
     def __post_init__(self) -> None:
         if self.num_threads < 1 or (self.snapshot_every_steps is not None and self.snapshot_every_steps < 1):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from hsl_model.device import is_gpu, precision
 from hsl_model.methods.base import LocalRun
 from hsl_model.model_state import Arrays, array_of, copy_tensors
 from hsl_model.optimise import load_moments, read_moments
@@ -46,9 +47,14 @@ class TrainingState:
 
 
 def environment(options: EngineOptions, settings: TrainingConfig) -> dict[str, str]:
-    """What must be equal for a resume to be exact."""
-    on_gpu = torch.device(options.device).type == "cuda"
-    return {
+    """What must be equal for a resume to be exact. What is off by default stands here only where it is on."""
+    on_gpu = is_gpu(options.device)
+    chosen = {
+        "precision": precision(options, settings) if on_gpu else None,
+        "channels_last": options.channels_last,
+        "compiled": options.compiled,
+    }
+    return {name: str(value) for name, value in chosen.items() if value} | {
         "torch": torch.__version__,
         "numpy": np.__version__,
         "device": torch.cuda.get_device_name(options.device) if on_gpu else platform.machine(),

@@ -17,7 +17,7 @@ from hsl_model.protocol.manifest import SiteStyle
 from hsl_model.protocol.messages import ValidationMetrics
 from hsl_model.protocol.methods import method_facts
 from hsl_model.results import work_identity
-from hsl_model.round_work import RoundSpec
+from hsl_model.round_work import EngineOptions, RoundSpec
 from hsl_model.scoring import Scorer
 from hsl_model.style import style_of
 
@@ -62,7 +62,7 @@ class OneSite:
     spec: RoundSpec
     data: SiteData
     start: Sequence[Path]
-    device: str
+    options: EngineOptions
 
     @property
     def num_cases(self) -> int:
@@ -75,10 +75,10 @@ class OneSite:
         return style_of(self.data.training) if method_facts(self.spec.config.method.name).shares_style else None
 
     def network(self) -> Network:
-        return load_network(self.spec.config, self.start, self.device)
+        return load_network(self.spec.config, self.start, self.options.device)
 
     def batches(self) -> PairLoader:
-        return PairLoader(self.spec, self.data, self.device)
+        return PairLoader(self.spec, self.data, self.options.device, cached=self.options.cache_on_device)
 
     def validate(self, network: Network, each_batch: Callable[[], None]) -> ValidationMetrics:
         return Scorer(self.spec.config, network, self.data.sat).metrics(self.data.validation, each_batch)

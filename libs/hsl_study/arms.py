@@ -28,7 +28,7 @@ from hsl_model.scoring import Logits, Scorer
 from hsl_study.arm_kinds import BaselineConfig
 from hsl_study.baselines import fit, models_digest
 from hsl_study.config import ArmConfig
-from hsl_study.federation import held_files, run_federation, train_apart
+from hsl_study.federation import held_files, never, run_federation, train_apart
 from hsl_study.pooled import POOLED, pooled_data, pooled_run
 from hsl_study.pretraining import initial_file
 from hsl_study.split_average import split_run, train_together
@@ -74,6 +74,7 @@ class Deployment:
     folder: Path
     options: EngineOptions
     deploy: str
+    should_stop: Callable[[], bool] = never
 
 
 def train_arm(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], where: Deployment) -> TrainedArm:
@@ -83,7 +84,8 @@ def train_arm(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], whe
     holders = {node: holder_of(arm, node) for node in sites}
     if arm.baseline is not None:
         return _fitted(arm.baseline, run, data, sites, holders)
-    train = train_apart if arm.split is None else partial(train_together, arm.split)
+    alone = train_apart if arm.split is None else partial(train_together, arm.split)
+    train = partial(alone, should_stop=where.should_stop)
     rounds = run_federation(run, data, where.folder, where.options, initial_file(where.folder), train)
     aucs = [done.mean_auc for done in rounds]
     deployed = len(rounds) - 1 if where.deploy == "last" else best_round(aucs)

@@ -62,6 +62,13 @@ class CellRow(Message):
         return self.scenario, self.arm, self.seed
 
 
+class CellReply(Message):
+    """How a cell's process ended: with a row, or stopped (None). `warnings`: what its log said, once each."""
+
+    row: CellRow | None
+    warnings: tuple[str, ...] = ()
+
+
 class CellFacts(Message):
     """The part of a row that the training decides.
 

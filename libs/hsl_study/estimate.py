@@ -17,15 +17,17 @@ PROBED_STEPS = 4  # the first pays for warming up
 BESIDE_STEPS = 1.2  # validation after every epoch and fusion; an estimate is good to about a third
 
 
-def arm_seconds(arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], num_threads: int, clock: Clock) -> float:
+def arm_seconds(
+    arm: ArmConfig, run: RunConfig, sites: Mapping[str, SiteData], options: EngineOptions, clock: Clock
+) -> float:
     """Of one cell of an arm of any kind."""
     if arm.baseline is not None:
         return BASELINE_S
-    return estimated_seconds(*arm_work(arm, run, sites), num_threads, clock)
+    return estimated_seconds(*arm_work(arm, run, sites), options, clock)
 
 
-def estimated_seconds(run: RunConfig, sites: Mapping[str, SiteData], num_threads: int, clock: Clock) -> float:
-    """Of one federation, alone on a core. Nothing of the probe is kept."""
+def estimated_seconds(run: RunConfig, sites: Mapping[str, SiteData], options: EngineOptions, clock: Clock) -> float:
+    """Of one federation, alone on a core or a GPU. Nothing of the probe is kept."""
     first = min(sites)
     few = {"local_epochs": 1, "fuse_every_steps": None, "images_per_epoch": PROBED_STEPS * run.training.batch_size}
     probe = run.model_copy(update={"training": run.training.model_copy(update=few)})
@@ -36,7 +38,7 @@ def estimated_seconds(run: RunConfig, sites: Mapping[str, SiteData], num_threads
             sites[first],
             [write_initial(run, Path(name)).shared.path],
             Path(name) / "round",
-            EngineOptions(num_threads=num_threads, snapshot_every_steps=None),
+            options,
             should_stop=lambda: False,
             progress=lambda _done, _total: times.append(clock.monotonic()),
         )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Protocol
 
 from hsl_model.averaging import inputs_digest
 from hsl_model.checkpoint import sha256_file
@@ -69,8 +70,22 @@ Train = Callable[[Sequence[NodeWork], EngineOptions], dict[str, RoundResult]]
 """Trains all nodes of a round, sorted by name; each node's result, under its name."""
 
 
-def train_apart(nodes: Sequence[NodeWork], options: EngineOptions) -> dict[str, RoundResult]:
-    """Every node for itself, as hospitals do."""
+def never() -> bool:
+    return False
+
+
+class TrainUntil(Protocol):
+    """A `Train` that may be stopped: it then raises `Interrupted`, with a snapshot."""
+
+    def __call__(
+        self, nodes: Sequence[NodeWork], options: EngineOptions, should_stop: Callable[[], bool] = never
+    ) -> dict[str, RoundResult]: ...
+
+
+def train_apart(
+    nodes: Sequence[NodeWork], options: EngineOptions, should_stop: Callable[[], bool] = never
+) -> dict[str, RoundResult]:
+    """Every node for itself, as hospitals do. Raises what `train_round` raises."""
     return {
         node.spec.node_id: train_round(
             node.spec,
@@ -78,7 +93,7 @@ def train_apart(nodes: Sequence[NodeWork], options: EngineOptions) -> dict[str, 
             node.start,
             node.workspace,
             options,
-            should_stop=lambda: False,
+            should_stop=should_stop,
             progress=lambda _done, _total: None,
         )
         for node in nodes

@@ -8,11 +8,14 @@ scores/<key>.npz       every test image's logits
 features/<key>.npz     if the study wants them: features of test images (features.py)
 results.jsonl          finished cells in the order they finished; a line that a kill cut off is dropped
 missing.jsonl          cells that the data cannot supply, with the reason
+estimates.json         what was measured before the first cell: a study in pieces does so once
 """
 
+import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -111,6 +114,14 @@ class StudyFolder:
 
     def set_missing(self, cells: list[MissingCell]) -> None:
         write_bytes(self.path / "missing.jsonl", b"".join(cell.model_dump_json().encode() + b"\n" for cell in cells))
+
+    def estimates(self) -> dict[str, float]:
+        """Seconds of a cell, as a study that was stopped estimated them; the key says of what."""
+        path = self.path / "estimates.json"
+        return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+
+    def set_estimates(self, seconds: Mapping[str, float]) -> None:
+        write_bytes(self.path / "estimates.json", json.dumps(seconds, sort_keys=True).encode())
 
     def _lines(self, name: str, kind: type[Line]) -> list[Line]:
         path = self.path / name

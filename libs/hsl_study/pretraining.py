@@ -9,7 +9,8 @@ two views of each image (views.py). The tower is new, and so are running statist
 which primary images are scored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ from hsl_model.engine import EngineOptions, initial_tensors
 from hsl_model.network import build_network
 from hsl_model.protocol.config import ConvergenceConfig, InitialWeights, MethodConfig, QuorumConfig, RunConfig
 from hsl_model.seeding import generator
-from hsl_study.federation import Train, held_files, run_federation, train_apart
+from hsl_study.federation import TrainUntil, held_files, never, run_federation, train_apart
 from hsl_study.views import train_views, unlabelled, views_run
 
 LearnsFrom = Literal["labels", "views"]
@@ -43,18 +44,19 @@ def started_from_sat(
     folder: Path,
     options: EngineOptions,
     learns_from: LearnsFrom = "labels",
+    should_stop: Callable[[], bool] = never,
 ) -> RunConfig:
     """The run that starts from `initial_file(folder)`, which is trained here, or was. Raises what the engine raises."""
     before, site, train = prepared(pretraining(config, num_rounds), sat, learns_from)
     work = folder / "pretraining"
-    rounds = run_federation(before, {NODE: site}, work, options, train=train)
+    rounds = run_federation(before, {NODE: site}, work, options, train=partial(train, should_stop=should_stop))
     trained = read_tensors(held_files(work, NODE, len(rounds) - 1)[-1])
     tensors = initial_tensors(config) | {name: trained[name] for name in _encoder_parameters(config)}
     file = write_tensors(initial_file(folder), tensors)
     return config.model_copy(update={"initial": InitialWeights(seed=None, file_sha256=file.sha256)})
 
 
-def prepared(before: RunConfig, sat: ImageSet, learns_from: LearnsFrom) -> tuple[RunConfig, SiteData, Train]:
+def prepared(before: RunConfig, sat: ImageSet, learns_from: LearnsFrom) -> tuple[RunConfig, SiteData, TrainUntil]:
     """The run before the run, its one node's data, and how that node trains."""
     if learns_from == "views":
         return views_run(before, len(sat)), unlabelled(sat), train_views

@@ -43,7 +43,7 @@ from hsl_model.results import work_identity
 from hsl_model.sampler import num_images
 from hsl_model.scoring import Scorer
 from hsl_study.arm_kinds import SplitConfig
-from hsl_study.federation import NodeWork
+from hsl_study.federation import NodeWork, never
 
 FRONTS: Mapping[str, tuple[str, ...]] = {"conv1": ("conv1",), "layer1": ("conv1", "bn1", "layer1")}
 """Parts of the backbone that every node has of its own, by cut. Batch norm behind the cut is the back's."""
@@ -63,16 +63,21 @@ def split_run(run: RunConfig, sites: Mapping[str, SiteData]) -> RunConfig:
     return run.model_copy(update={"training": settings.model_copy(update={"images_per_epoch": max(lengths)})})
 
 
-def train_together(config: SplitConfig, nodes: Sequence[NodeWork], options: EngineOptions) -> dict[str, RoundResult]:
+def train_together(
+    config: SplitConfig,
+    nodes: Sequence[NodeWork],
+    options: EngineOptions,
+    should_stop: Callable[[], bool] = never,
+) -> dict[str, RoundResult]:
     """A round of all nodes; each publishes the same back and keeps its front."""
     if options.micro_batch_size is not None:
         raise ConfigError(reason="a split arm cannot train in micro-batches: its rows belong to sites by their place")
-    first, place = nodes[0], AllSites(nodes, config, options.device)
+    first, place = nodes[0], AllSites(nodes, config, options)
     steps = place.batches().steps_per_epoch * first.spec.config.training.local_epochs
     crossed = 2 * steps * first.spec.config.training.batch_size * cut_bytes(first.spec.config, config.cut)
     logger.info("cut after %s: %.3f GB would cross each site's border this round", config.cut, crossed / 1e9)
     result = train_at(
-        place, first.workspace / "together", options, should_stop=lambda: False, progress=lambda _done, _total: None
+        place, first.workspace / "together", options, should_stop=should_stop, progress=lambda _done, _total: None
     )
     tensors = read_tensors(result.shared.path)
     found = {}
@@ -154,7 +159,7 @@ class AllSites:
 
     nodes: Sequence[NodeWork]
     config: SplitConfig
-    device: str
+    options: EngineOptions
 
     @property
     def spec(self) -> RoundSpec:
@@ -175,7 +180,8 @@ class AllSites:
         return joint_network([self._held(node) for node in self.nodes], self.config.cut)
 
     def batches(self) -> JointBatches:
-        return JointBatches([PairLoader(node.spec, node.data, self.device) for node in self.nodes])
+        device, cached = self.options.device, self.options.cache_on_device
+        return JointBatches([PairLoader(node.spec, node.data, device, cached=cached) for node in self.nodes])
 
     def validate(self, network: Network, each_batch: Callable[[], None]) -> ValidationMetrics:
         """Means over the nodes, each with its own front on its own images; undefined ones do not count."""
@@ -194,4 +200,4 @@ class AllSites:
         )
 
     def _held(self, node: NodeWork) -> Network:
-        return load_network(node.spec.config, node.start, self.device)
+        return load_network(node.spec.config, node.start, self.options.device)

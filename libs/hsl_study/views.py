@@ -29,7 +29,7 @@ from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.messages import ValidationMetrics
 from hsl_model.workplace import OneSite
-from hsl_study.federation import NodeWork
+from hsl_study.federation import NodeWork, never
 
 TEMPERATURE = 0.1
 PHOTOMETRIC = 1.0
@@ -55,15 +55,17 @@ def unlabelled(sat: ImageSet) -> SiteData:
     return SiteData(training, nothing, nothing, training)  # grey levels may follow its curve
 
 
-def train_views(nodes: Sequence[NodeWork], options: EngineOptions) -> dict[str, RoundResult]:
+def train_views(
+    nodes: Sequence[NodeWork], options: EngineOptions, should_stop: Callable[[], bool] = never
+) -> dict[str, RoundResult]:
     if options.micro_batch_size is not None:
         raise ConfigError(reason="views are compared with all of their batch: leave micro_batch_size out")
     return {
         node.spec.node_id: train_at(
-            ViewsSite(OneSite(node.spec, node.data, node.start, options.device)),
+            ViewsSite(OneSite(node.spec, node.data, node.start, options)),
             node.workspace,
             options,
-            should_stop=lambda: False,
+            should_stop=should_stop,
             progress=lambda _done, _total: None,
         )
         for node in nodes

@@ -214,4 +214,7 @@ def engine_options(settings: NodeSettings) -> Options:
         num_threads=settings.num_threads,
         snapshot_every_steps=settings.snapshot_every_steps,
         micro_batch_size=settings.micro_batch_size,
+        channels_last=settings.channels_last,
+        compiled=settings.compiled,
+        cache_on_device=settings.cache_on_device,
     )

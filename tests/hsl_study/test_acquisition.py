@@ -127,7 +127,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Cel
     scenario = {**SMOKE["scenarios"][0], "acquisitions": SITES, "unseen_acquisitions": ["c", "d"]}
     config = skewed(scenarios=[scenario], acquisitions=OWN, run={**SMOKE["run"], "num_rounds": 1})
     folder = StudyFolder.create(config, tmp_path_factory.mktemp("study"))
-    row = run(folder, 0, "local", 3, 1)
+    row = run(folder, 0, "local", 3)
     folder.finish(row)
     return folder, row
 

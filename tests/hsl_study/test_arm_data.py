@@ -258,13 +258,13 @@ def test_images_of_any_sat_and_of_its_groups_are_in_no_arms_data(tmp_path: Path)
 
 def test_cells_of_such_arms_are_trained_and_scored(folder: StudyFolder, pool: Pool) -> None:
     """With anchors of its own each node scores for itself, although all hold one model."""
-    row = cell_process.run(folder, 0, "hsl-sat-per-node", 0, 1)
+    row = cell_process.run(folder, 0, "hsl-sat-per-node", 0)
     with np.load(folder.scores(row.key)) as scores:
         logits = dict(zip(scores["nodes"].tolist(), scores["logits"], strict=True))
     assert np.array_equal(logits["clinic-a"], logits["clinic-c"])
     assert not np.array_equal(logits["clinic-a"], logits["clinic-b"])
     for arm in ("swarm-mixed", "styled-draw-per-node"):
-        assert cell_process.run(folder, 0, arm, 0, 1).nodes.keys() == set(NODES)
+        assert cell_process.run(folder, 0, arm, 0).nodes.keys() == set(NODES)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """In this process: six processes would take longer to start than to train."""
     folder = StudyFolder.create(study(), tmp_path_factory.mktemp("study"))
     for arm in ARMS:
-        folder.finish(run(folder, 0, arm["name"], 0, 1))
+        folder.finish(run(folder, 0, arm["name"], 0))
     return folder
 
 
@@ -107,6 +107,6 @@ def test_references_train_no_second_task_unless_told_and_a_split_is_nothing_else
 
 def test_a_killed_baseline_is_run_again(tmp_path: Path) -> None:
     folder = StudyFolder.create(study(arms=[arm for arm in ARMS if arm["name"] == "one-scalar"], gap=None), tmp_path)
-    first = run(folder, 0, "one-scalar", 0, 1)  # its row was never written
-    again = run(folder, 0, "one-scalar", 0, 1)
+    first = run(folder, 0, "one-scalar", 0)  # its row was never written
+    again = run(folder, 0, "one-scalar", 0)
     assert first.model_dump(exclude={"seconds"}) == again.model_dump(exclude={"seconds"})

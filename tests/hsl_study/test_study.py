@@ -1,8 +1,12 @@
 """A whole study on generated images: finished, killed half-way and continued, refused, and its tables."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +16,15 @@ import pytest
 from pydantic import ValidationError
 
 from hsl_cli.config_file import parse_file
+from hsl_model.engine import EngineOptions, Interrupted
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.errors import ConfigError
-from hsl_study import cells, configs
-from hsl_study.cells import CellRow
+from hsl_study import cell_process, cells, configs, engines
+from hsl_study.cell_work import CellWork
+from hsl_study.cells import CellReply, CellRow
 from hsl_study.config import StudyConfig
 from hsl_study.contrasts import contrast_table
+from hsl_study.engines import RayMissingError, engine_named
 from hsl_study.folder import StudyFolder
 from hsl_study.grid import BudgetError, CellFailedError, Grid
 from hsl_study.report import html_report
@@ -124,7 +131,7 @@ def test_killed_in_a_cell_and_between_cells_the_results_are_the_same(finished: S
         "    if plan.round_number == 1: os.kill(os.getpid(), 9)\n"
         "    return whole(self, plan, files, results)\n"
         "federation._Federation._finish = half\n"
-        "cell_process.run(StudyFolder(Path(sys.argv[1])), 0, 'swarm', 1, 1)\n"
+        "cell_process.run(StudyFolder(Path(sys.argv[1])), 0, 'swarm', 1)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(folder.path)], check=False)
     assert killed.returncode == -9
@@ -133,6 +140,121 @@ def test_killed_in_a_cell_and_between_cells_the_results_are_the_same(finished: S
     (folder.path / "results.jsonl").write_text(first.model_dump_json()[:-40])  # cut off in the middle of a line
     Grid(folder, SystemClock(), lambda _: None).run(jobs=1, budget_hours=None)
     assert results(folder) == results(finished)
+
+
+# --- in pieces ---
+
+
+def test_stopped_in_every_node_of_a_cell_and_continued_its_row_is_the_same(
+    finished: StudyFolder, tmp_path: Path
+) -> None:
+    """Before the second step of the first node, and before the first ones of the others."""
+    folder, key = StudyFolder.create(tiny(seeds=[0]), tmp_path), ("given", "swarm", 0)
+    folder.pool()
+    for stop in (1, 3, 4):
+        asked = count()
+        with pytest.raises(Interrupted):
+            cell_process.run(folder, 0, "swarm", 0, should_stop=lambda: next(asked) == stop)  # noqa: B023 - used at once
+        assert list(folder.cell(key).rglob("snapshot.json"))
+    row = cell_process.run(folder, 0, "swarm", 0)
+    expected = finished.rows()[key]
+    assert row.model_dump(exclude={"seconds", "versions"}) == expected.model_dump(exclude={"seconds", "versions"})
+
+
+def test_a_cell_ends_with_a_snapshot_when_its_study_is_gone_or_its_time_is_up(
+    finished: StudyFolder, tmp_path: Path
+) -> None:
+    arms = [{"name": "swarm", "run": {"method": {"name": "swarm"}}}]
+    folder = StudyFolder.create(tiny(seeds=[0], arms=arms, contrasts=[]), tmp_path)
+    folder.pool()
+    key, options = ("given", "swarm", 0), EngineOptions(snapshot_every_steps=None)
+    work = CellWork(folder=folder.path, scenario=0, key=key, options=options)
+    command = [sys.executable, "-m", "hsl_study.cell_process", work.model_dump_json()]
+    orphan = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert CellReply.model_validate_json(orphan.stdout).row is None
+    (snapshot,) = folder.cell(key).rglob("snapshot.json")
+    assert json.loads(snapshot.read_bytes())["position"]["step"] == 0
+    said: list[str] = []
+    grid = Grid(folder, SystemClock(), said.append)
+    assert grid.run(jobs=1, budget_hours=None, stop_after_s=0.0) == 1
+    assert said[-1] == "given/swarm/0 was stopped; it goes on from its snapshot"
+    assert json.loads(snapshot.read_bytes())["position"]["step"] == 1, "a piece is never without a step"
+    so_far_s = json.loads((folder.cell(key) / "seconds.json").read_bytes())
+    assert grid.run(jobs=1, budget_hours=None, stop_after_s=3600.0) == 0
+    assert results(folder) == {key: results(finished)[key]}
+    assert folder.rows()[key].seconds > so_far_s
+
+
+def test_when_the_time_is_up_no_cell_is_begun_but_the_first_ones_always_are(
+    finished: StudyFolder, tmp_path: Path
+) -> None:
+    """An engine is what runs cells and yields their rows: this one has them already."""
+    folder = StudyFolder.create(tiny(), tmp_path)
+    rows, given = finished.rows(), list[CellWork]()
+
+    def ready(works: Iterator[CellWork], jobs: int) -> Iterator[tuple[CellWork, CellReply]]:
+        for work in works:
+            given.append(work)
+            folder.cell(work.key).mkdir(parents=True)
+            yield work, CellReply(row=rows[work.key], warnings=("it is warm",))
+
+    class Clock(SystemClock):
+        def monotonic(self) -> float:
+            """Each of the first two cells takes half a minute."""
+            return 30.0 * min(len(given), 2)
+
+    said: list[str] = []
+    grid = Grid(folder, Clock(), said.append, engine=ready)
+    assert grid.run(jobs=1, budget_hours=None, stop_after_s=60.0) == 2
+    assert [work.stop_after_s for work in given] == [60.0, 30.0]
+    assert sum("it is warm" in line for line in said) == 1
+    assert grid.run(jobs=1, budget_hours=None, stop_after_s=0.0) == 1
+    assert given[-1].stop_after_s == 0.0
+    assert grid.run(jobs=1, budget_hours=None) == 0
+    assert folder.rows() == rows
+    assert len(json.loads((folder.path / "estimates.json").read_bytes())) == 2, "measured once"
+
+
+# --- engines ---
+
+
+def test_ray_gives_the_rows_of_local_processes(finished: StudyFolder, tmp_path: Path) -> None:
+    if find_spec("ray") is None:
+        reason = "Ray is not installed: pip install 'heterosync[ray]'"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    before = dict(os.environ)
+    folder = StudyFolder.create(tiny(seeds=[0]), tmp_path)
+    Grid(folder, SystemClock(), lambda _: None, engine=engine_named("ray")).run(jobs=2, budget_hours=None)
+    expected = {key: row for key, row in results(finished).items() if key[2] == 0}
+    assert results(folder) == expected
+    changed = {name for name in os.environ if os.environ[name] != before.get(name)}
+    assert not changed & set(engines._RAY_SETTINGS), "nothing else that uses Ray here finds our settings"
+
+
+def test_a_ray_that_others_could_reach_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address is asked for once it is up; what it calls the switch may change with a version."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    import ray
+
+    ended: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("ended"))
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.7")
+    with pytest.raises(engines.RayOpenError, match=r"192\.0\.2\.7 in place of"):
+        next(engines.on_ray(iter(()), 1))
+    assert ended == ["ended"]
+
+
+def test_without_ray_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
+    assert engine_named("local") is engines.local
+    with pytest.raises(RayMissingError, match=r"pip install 'heterosync\[ray\]'"):
+        engine_named("ray")
+    with pytest.raises(ConfigError, match="choose one of local, ray"):
+        engine_named("slurm")
 
 
 def test_a_finished_study_runs_nothing_again(finished: StudyFolder) -> None:

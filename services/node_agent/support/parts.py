@@ -29,7 +29,8 @@ LIBRARIES = (
 )  # fmt: skip
 # Settings that are numbers or one of a few words. Paths, addresses, commands and secrets have their own lines below.
 PLAIN_SETTINGS = (
-    "device", "num_threads", "snapshot_every_steps", "micro_batch_size", "site_port", "poll_wait_s",
+    "device", "num_threads", "snapshot_every_steps", "micro_batch_size", "channels_last", "compiled",
+    "cache_on_device", "site_port", "poll_wait_s",
     "heartbeat_interval_s", "retry_cap_s", "training_stall_s", "max_upload_bytes_per_s", "max_download_bytes_per_s",
     "log_level",
 )  # fmt: skip

@@ -7,19 +7,18 @@ It ends when its parent's pipe closes, also when the parent was killed. A lock o
 until a dying one has written its snapshot. Anything else that prints goes to stderr, never between the replies.
 """
 
-import fcntl
 import os
 import queue
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hsl_model.durable import FULL, DiskFullError
+from hsl_model.locking import locked
 from hsl_model.memory import keep_all_freed_memory
 from hsl_model.protocol.clock import Clock, SystemClock
 from hsl_model.protocol.config import Message
@@ -210,15 +209,6 @@ def _unforeseen(error: Exception) -> m.Failed:
         return m.Failed(failure_kind=FailureKind.SPACE, code="no_memory", sentence=sentence)
     sentence = f"An unexpected {type(error).__name__} in the training child; its log has the details."
     return m.Failed(failure_kind=FailureKind.BUG, code="trainer_internal", sentence=sentence)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`, waiting for whoever has it. The system releases it when a holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _spec(work: m.Work) -> "RoundSpec":

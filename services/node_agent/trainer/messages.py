@@ -32,6 +32,9 @@ class Options(Message):
     num_threads: int = 1
     snapshot_every_steps: int = 50
     micro_batch_size: int | None = None
+    channels_last: bool = False
+    compiled: bool = False
+    cache_on_device: bool = False
 
 
 class Work(Message):
