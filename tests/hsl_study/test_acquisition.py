@@ -234,12 +234,12 @@ def test_the_beds_differ_in_arms_seeds_and_scored_part_alone() -> None:
     def study(name: str) -> StudyConfig:
         return StudyConfig.model_validate(composed(parse_file(configs.path_of(f"evidence-{name}") or Path(name))))
 
-    screen, ideas, confirm = study("screen"), study("ideas"), study("confirm")
+    screen, ideas, confirm, heat = study("screen"), study("ideas"), study("confirm"), study("temperature")
     for field in ("task", "data", "sat", "scenarios", "run", "deploy", "mode", "acquisitions", "primary"):
-        assert getattr(screen, field) == getattr(ideas, field) == getattr(confirm, field), field
+        assert all(getattr(screen, field) == getattr(other, field) for other in (ideas, heat, confirm)), field
     assert (screen.score, confirm.score) == ("validation", "test")
     assert not set(screen.seeds) & set(confirm.seeds)
-    assert (screen.score, screen.seeds) == (ideas.score, ideas.seeds)
+    assert (screen.score, screen.seeds) == (ideas.score, ideas.seeds) == (heat.score, heat.seeds)
     known = {arm.name: arm for arm in (*ideas.arms, *screen.arms)}
     assert all(known[arm.name] == arm for arm in confirm.arms), "what is confirmed was screened"
     run = screen.run_config(known["swarm"], ("a", "b"), 0, None)
