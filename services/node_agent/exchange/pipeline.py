@@ -113,6 +113,7 @@ class RemoteFile:
         self._last_request = 0
         self._handle = b""
         self._asked_at_s = 0.0
+        self.num_whole = 0  # of an upload that failed: bytes before the first that the hub did not take
         channel.settimeout(patience.tick_s)
 
     def open(self, path: str, mode: OpenMode) -> None:
@@ -140,16 +141,20 @@ class RemoteFile:
     # --- upload ------------------------------------------------------------------------------------------------------
 
     def write(self, source: BinaryIO, span: tuple[int, int], moved: Callable[[int], None]) -> None:
-        """Write `source` from where it stands over bytes `span`; `moved` hears how many were acknowledged in all."""
+        """Write `source` from where it stands over bytes `span`; `moved` hears how many were acknowledged in all.
+
+        What the hub refuses is raised when all that is under way has been answered: then `num_whole` is known, and
+        nothing is written afterwards.
+        """
         position, end = span
-        acknowledged = position
-        waiting: dict[int, int] = {}  # request -> bytes
+        failure: ExchangeError | None = None
+        waiting: dict[int, tuple[int, int]] = {}  # request -> where, how many bytes
         in_flight = 0
         most = self._pace.up.at_once(self._to_fill_the_line(UPLOAD_IN_FLIGHT, MOST_UPLOAD_IN_FLIGHT), WRITE_BLOCK)
-        while position < end or waiting:
+        while (position < end and failure is None) or waiting:
             self._patience.check()
             num_bytes = min(end - position, SEND_BATCH, most)
-            if position < end and in_flight + num_bytes <= most:
+            if failure is None and position < end and in_flight + num_bytes <= most:
                 self._pace.up.take(num_bytes, self._patience.check)
                 batch: list[bytes] = []
                 for size in blocks(position, position + num_bytes, WRITE_BLOCK):
@@ -157,23 +162,26 @@ class RemoteFile:
                     if len(data) != size:
                         raise ExchangeError(kind=FailureKind.MISMATCH, doing=self._doing)
                     head = self._head(_Packet.WRITE, struct.pack(">QI", position, size), size)
-                    waiting[self._last_request] = size
+                    waiting[self._last_request] = position, size
                     batch += (head, data)
                     position += size
                     in_flight += size
                 self._send(b"".join(batch))
                 continue
             for answer in self._answers():
-                in_flight -= self._written(answer, waiting)
-            acknowledged = position - in_flight
-            moved(acknowledged)
-
-    def _written(self, answer: Answer, waiting: dict[int, int]) -> int:
-        size = waiting.pop(answer.request, None)
-        if size is None or answer.kind != _Packet.STATUS:
-            raise self._out_of_step()
-        self._check_status(answer)
-        return size
+                if answer.request not in waiting or answer.kind != _Packet.STATUS:
+                    raise self._out_of_step()
+                where, size = waiting.pop(answer.request)
+                in_flight -= size
+                try:
+                    self._check_status(answer)
+                except ExchangeError as error:
+                    self.num_whole = where if failure is None else min(where, self.num_whole)
+                    failure = failure or error
+            if failure is None:
+                moved(position - in_flight)
+        if failure is not None:
+            raise failure
 
     # --- download ----------------------------------------------------------------------------------------------------
 

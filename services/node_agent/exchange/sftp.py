@@ -120,8 +120,23 @@ class SftpExchange:
         mode = OpenMode.CREATE if kept is None else OpenMode.RESUME if kept <= upload.num_bytes else OpenMode.REPLACE
         with self._open(upload.part, mode, watch.cancelled, upload.doing) as remote:
             watch.moved(offset, upload.num_bytes)
-            remote.write(upload.source, (offset, upload.num_bytes), lambda done: watch.moved(done, upload.num_bytes))
+            try:
+                remote.write(
+                    upload.source, (offset, upload.num_bytes), lambda done: watch.moved(done, upload.num_bytes)
+                )
+            except ExchangeError as error:
+                if error.kind is FailureKind.SPACE:
+                    self._keep_whole(remote, upload)
+                raise
             remote.close()
+
+    def _keep_whole(self, remote: RemoteFile, upload: _Upload) -> None:
+        """On a full disk a later piece may have found room where an earlier one had not: that hole would lie further
+        back than a resume looks. A hub that cannot cut a file writes in order."""
+        with suppress(ExchangeError):
+            remote.close()
+        with suppress(ExchangeError), remote_errors(upload.doing):
+            self._link.sftp().truncate(upload.part, remote.num_whole)
 
     def _commit(self, upload: _Upload) -> None:
         try:

@@ -215,8 +215,10 @@ def test_an_upload_is_right_and_bounded(send_bytes: int, window: int) -> None:
     assert max(size for _, _, size in channel.requests) == WRITE_BLOCK
 
 
+@pytest.mark.parametrize("window", [1, 3, LAZY])
 @pytest.mark.parametrize("which", [1, 2, 40, -1])
-def test_no_failed_write_is_lost_not_even_the_last(which: int) -> None:
+def test_no_failed_write_is_lost_not_even_the_last(which: int, window: int) -> None:
+    """What is whole ends there, also where later writes have found room and are answered first."""
     num_writes = -(-len(BIG) // WRITE_BLOCK)
     seen = 0
 
@@ -226,10 +228,11 @@ def test_no_failed_write_is_lost_not_even_the_last(which: int) -> None:
         failing = what == WRITE and seen == (which if which > 0 else num_writes)
         return status(request, 4, b"no space left on device") if failing else answer
 
-    file = remote(ScriptedChannel(twist=twist), OpenMode.CREATE)
+    file = remote(ScriptedChannel(twist=twist, window=window), OpenMode.CREATE)
     with pytest.raises(ExchangeError) as caught:
         file.write(io.BytesIO(BIG), (0, len(BIG)), lambda done: None)
     assert caught.value.kind is FailureKind.SPACE
+    assert file.num_whole == WRITE_BLOCK * ((which if which > 0 else num_writes) - 1)
 
 
 def test_a_failed_close_is_told() -> None:
