@@ -102,8 +102,13 @@ class SftpExchange:
     def _put(self, upload: _Upload, watch: TransferWatch) -> None:
         with self._connection():
             if not self._is_there(upload):
-                self._send(upload, watch)
-                self._commit(upload)
+                try:
+                    self._send(upload, watch)
+                    self._commit(upload)
+                except ExchangeError as error:
+                    # Another session of this node may have brought the same bytes to their name in the meantime.
+                    if error.kind is not FailureKind.NOT_YET_THERE or not self._is_there(upload):
+                        raise
             watch.moved(upload.num_bytes, upload.num_bytes)
 
     def _is_there(self, upload: _Upload) -> bool:
@@ -139,20 +144,14 @@ class SftpExchange:
             self._link.sftp().truncate(upload.part, remote.num_whole)
 
     def _commit(self, upload: _Upload) -> None:
-        try:
-            found = self._size(upload.part, upload.doing)
-            if found is None:
-                raise ExchangeError(kind=FailureKind.NOT_YET_THERE, doing=upload.doing)
-            right = found == upload.num_bytes
-            if not right or self._hub_sha256(upload.part, found, upload.doing) != upload.sha256:
-                self._remove(upload.part, upload.doing)
-                raise ExchangeError(kind=FailureKind.MISMATCH, doing=upload.doing)
-            with remote_errors(upload.doing):
-                self._link.sftp().posix_rename(upload.part, upload.final)
-        except ExchangeError as error:
-            # Another session of this node may have brought the same bytes to their name in the meantime.
-            if error.kind is not FailureKind.NOT_YET_THERE or not self._is_there(upload):
-                raise
+        found = self._size(upload.part, upload.doing)
+        if found is None:
+            raise ExchangeError(kind=FailureKind.NOT_YET_THERE, doing=upload.doing)
+        if found != upload.num_bytes or self._hub_sha256(upload.part, found, upload.doing) != upload.sha256:
+            self._remove(upload.part, upload.doing)
+            raise ExchangeError(kind=FailureKind.MISMATCH, doing=upload.doing)
+        with remote_errors(upload.doing):
+            self._link.sftp().posix_rename(upload.part, upload.final)
 
     def _hub_sha256(self, path: str, num_bytes: int, doing: str) -> str:
         with remote_errors(doing):
