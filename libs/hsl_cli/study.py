@@ -61,7 +61,8 @@ def run(
     from hsl_study.grid import Grid
 
     check_device(device)
-    chosen = EngineOptions(device, 1, None, None, channels_last, compiled, cache_images)
+    speed = {"channels_last": channels_last, "compiled": compiled, "cache_on_device": cache_images}
+    chosen = EngineOptions(device=device, snapshot_every_steps=None, **speed)
     images = SourceOptions(data, reader, classes or ())
     anchors = AnchorOptions(sat or (), sat_reader, sat_classes or ())
     study = load_study(config, StudyOptions(scale, override, seeds, arm or (), size, images, anchors))

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images (N, C, H, W) uint8, possibly memory-mapped, and labels (N,) uint8, 1 = positive class.
+    """Images (N, C, H, W) uint8, possibly memory-mapped, and labels (N,) uint8, 1 = positive class. Nobody writes to
+    them, and a set equals none but itself: what is told of it can be kept (`functools.lru_cache`).
 
     `sites` (N,): where several sites' images lie together, the number of each image's site. A balanced sampler then
     evens out site x class instead of class.

@@ -11,6 +11,8 @@ and Udupa (Magnetic Resonance in Medicine 42, 1999) average over training images
 holds already, with all quantiles for landmarks: nothing more leaves a site than without it.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -37,7 +39,7 @@ class Intensity:
         if self._kind == "anchors":
             if sat is None or not len(sat):
                 raise ConfigError(reason="training.intensity anchors needs the shared anchor task; give its SAT bundle")
-            self._curve = torch.from_numpy(quantile_curve(sat.images)).to(device, torch.float32)
+            self._curve = torch.from_numpy(_curve_of(sat)).to(device, torch.float32)
 
     def __call__(self, images: Tensor) -> Tensor:
         if self._kind == "given":
@@ -52,6 +54,12 @@ def ranks(images: Tensor) -> Tensor:
     counts = _counts(images)
     below = counts.cumsum(dim=1) - counts
     return (2 * below + counts).to(torch.float32) / (2 * images[0].numel())  # whole numbers below 2^24: exact
+
+
+@lru_cache(maxsize=4)
+def _curve_of(sat: ImageSet) -> npt.NDArray[np.float64]:
+    """A second for a thousand images of 112 x 112 x 3, and every loader and scorer of a run asks."""
+    return quantile_curve(sat.images)
 
 
 def quantile_curve(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

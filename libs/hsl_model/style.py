@@ -12,6 +12,7 @@ in place of the mean, so that edges count less.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ _SD_OF_MEDIAN = 1.4826  # sd of a normal over the median of its distance from ze
 _RESIDUAL_NORM = 6.0  # what (1, -2, 1) x (1, -2, 1) makes of white noise with sd 1
 
 
+@lru_cache(maxsize=16)
 def style_of(cases: ImageSet) -> SiteStyle:
     """Of at least one image; up to 256 of either class are looked at, evenly over the set."""
     found = np.mean([_described(to_unit(torch.from_numpy(part))) for part in _by_class(cases, _LOOKED_AT)], axis=0)

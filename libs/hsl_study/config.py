@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hsl_data.binding import ReaderName
 from hsl_data.phantoms import MAX_SITES
-from hsl_model.protocol.config import Message, MethodConfig, RunConfig, TaskConfig
+from hsl_model.protocol.config import Message, RunConfig, TaskConfig
 from hsl_study import scenarios
 from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acquisition, AcquisitionPlan
 from hsl_study.arm_kinds import BaselineConfig, PooledConfig, SplitConfig
@@ -284,20 +284,11 @@ class StudyConfig(Message):
             "initial": {"seed": training_seed},
             "quorum": {"min_nodes": 1},
         }
-        if _needs_sat(given):
-            given["sat_digest"] = sat_digest
-            tasks = {self.sat_sources().get(source) for source in arm.sat.sources}
-            given["sat_task_id"] = tasks.pop() if len(tasks) == 1 else None
-        return RunConfig.model_validate(given)
-
-
-def _needs_sat(given: Mapping[str, Any]) -> bool:
-    """Arms without a second task get no SAT: their steps would else follow its size (methods.md H11)."""
-    method = given.get("method", {}).get("name", "hsl")
-    training = given.get("training", {})
-    asks = training.get("added_images") == "sat" or training.get("intensity") == "anchors"
-    asks = asks or MethodConfig.model_validate(given.get("method", {})).views_of == "sat"
-    return bool(asks or given.get("network", {}).get("architecture") in ("mmoe", "relative") or method == "hsl")
+        tasks = {self.sat_sources().get(source) for source in arm.sat.sources}
+        task = tasks.pop() if len(tasks) == 1 else None
+        run = RunConfig.model_validate(given | {"sat_digest": sat_digest, "sat_task_id": task})
+        # An arm that has no use for a SAT gets none: its steps would else follow the SAT's size (methods.md H11).
+        return run if run.uses_sat else RunConfig.model_validate(given)
 
 
 def overlaid(*tables: Mapping[str, Any]) -> dict[str, Any]:

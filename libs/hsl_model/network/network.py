@@ -194,8 +194,9 @@ class MixtureNetwork(Network):
         mixture, skip = (
             torch.cat(part).view(-1, *anchors.shape[:1], NUM_TASK_FEATURES) for part in zip(*parts, strict=True)
         )
-        ratios = [spread_ratio(mixture[:, anchor], skip[:, anchor]) for anchor in range(len(anchors))]
-        return torch.stack([ratio for ratio in ratios if ratio is not None]).mean() if len(mixture) > 1 else None
+        found = (spread_ratio(mixture[:, anchor], skip[:, anchor]) for anchor in range(len(anchors)))
+        ratios = [ratio for ratio in found if ratio is not None]
+        return torch.stack(ratios).mean() if ratios else None
 
 
 class TrunkNetwork(Network):
