@@ -35,15 +35,15 @@ KIB = 1 << 10
 # the hub one answer and us one packet to read. SFTPGo loses up to eight unwritten requests when it is killed: half of
 # the 1 MiB that a resume may send again.
 WRITE_BLOCK = 64 * KIB - 256
-SEND_BATCH = 4 * WRITE_BLOCK  # requests that leave together: fewer, larger packets where the hub takes them
+SEND_BATCH = 2 * WRITE_BLOCK  # requests that leave together: fewer, larger packets where the hub takes them
 MAX_ANSWER = READ_BLOCK + 4 * KIB  # a hub cannot make us keep more than this of one answer
 RECV_BYTES = 4 << 20
 
-# Bytes in flight. Nearby, the least is fastest: an upload stays just below the hub's 2 MiB window, for a full one makes
-# OpenSSH's server slow, and a download within the processor's caches. On a long line speed is bytes in flight by round
-# trip: beyond the most, memory is spent for lines that no hospital has, and of an upload it would only wait before the
-# hub's window.
-UPLOAD_IN_FLIGHT = 32 * WRITE_BLOCK
+# Bytes in flight. Nearby, little is fast enough: what is under way when a line breaks is sent again, a full window of
+# the hub's 2 MiB makes OpenSSH's server slow, and a download stays within the processor's caches. On a long line speed
+# is bytes in flight by round trip: beyond the most, memory is spent for lines that no hospital has, and of an upload it
+# would only wait before the hub's window.
+UPLOAD_IN_FLIGHT = 20 * WRITE_BLOCK
 MOST_UPLOAD_IN_FLIGHT = 64 * WRITE_BLOCK
 DOWNLOAD_IN_FLIGHT = 2 << 20
 MOST_DOWNLOAD_IN_FLIGHT = 16 << 20

@@ -112,7 +112,7 @@ def test_a_download_cut_at_any_byte_is_resumed(
 def test_a_resumed_transfer_moves_only_what_is_missing(
     site: tuple[SftpExchange, str], line: Line, tmp_path: Path
 ) -> None:
-    """6 MiB, cut after 5. An upload has 1 MiB in flight and goes back one more; a download loses its 2 MiB window."""
+    """6 MiB, cut after 5. An upload has 1 1/4 MiB in flight and goes back 1 MiB; a download loses its 2 MiB window."""
     content, target = make_content(tmp_path, 6 * MIB), tmp_path / "target"
     for move in (partial(put, site, content), partial(get, site, content, target)):
         with pytest.raises(ExchangeError):
