@@ -1,10 +1,12 @@
 """How results are shown: a rich table for people, JSON for scripts. Data on stdout, everything else on stderr."""
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 Cell = object
@@ -36,7 +38,7 @@ def plain(value: object) -> object:
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
     made = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        made.add_column(column)
+        made.add_column(column, overflow="fold")  # never cut: two names that begin alike are two names
     for row in rows:
         made.add_row(*(text(cell) for cell in row))
     return made
@@ -54,7 +56,12 @@ def facts(pairs: Iterable[tuple[str, Cell]]) -> Table:
 
 
 def show(renderable: Table) -> None:
-    Console().print(renderable)
+    """As wide as the terminal; in a file or a pipe as wide as it needs, so that a row is one line."""
+    console = Console()
+    if not console.is_terminal:
+        needed = Measurement.get(console, console.options.update(width=sys.maxsize), renderable)
+        console.width = max(console.width, needed.maximum)
+    console.print(renderable)
 
 
 def text(cell: Cell) -> str:

@@ -15,6 +15,10 @@ Sats = Annotated[
 SatClasses = Annotated[
     list[str] | None, typer.Option("--sat-class", help="SOURCE_CLASS=positive or =negative; repeatable.")
 ]
+Ignored = Annotated[
+    list[str] | None, typer.Option("--ignore-class", help="SOURCE_CLASS that takes no part; repeatable.")
+]
+SatIgnored = Annotated[list[str] | None, typer.Option("--sat-ignore-class", help="Likewise of the shared anchor task.")]
 Override = Annotated[
     Path | None, typer.Option(help="A .toml file whose sections and keys take the place of the study's.")
 ]
@@ -34,9 +38,12 @@ def run(
     data: Annotated[Path | None, typer.Option(help="The images, where the file does not say.")] = None,
     reader: Annotated[str | None, typer.Option(help="How to read them, if not as the file says.")] = None,
     classes: Annotated[list[str] | None, typer.Option("--class", help="SOURCE_CLASS=TASK_CLASS; repeatable.")] = None,
+    ignored: Ignored = None,
     sat: Sats = None,
     sat_reader: Annotated[str | None, typer.Option(help="How to read those.")] = None,
     sat_classes: SatClasses = None,
+    sat_ignored: SatIgnored = None,
+    sat_per_class: Annotated[int | None, typer.Option(min=1, help="Its images of each class.")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
     seeds: Annotated[str | None, typer.Option(help="0-4 or 0,1,7. Default: as the file says.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeatable.")] = None,
@@ -63,8 +70,8 @@ def run(
     check_device(device)
     speed = {"channels_last": channels_last, "compiled": compiled, "cache_on_device": cache_images}
     chosen = EngineOptions(device=device, snapshot_every_steps=None, **speed)
-    images = SourceOptions(data, reader, classes or ())
-    anchors = AnchorOptions(sat or (), sat_reader, sat_classes or ())
+    images = SourceOptions(data, reader, classes or (), ignored or ())
+    anchors = AnchorOptions(sat or (), sat_reader, sat_classes or (), sat_ignored or (), sat_per_class)
     study = load_study(config, StudyOptions(scale, override, seeds, arm or (), size, images, anchors))
     grid = Grid(StudyFolder.create(study, workdir), SystemClock(), say, chosen, engine_named(engine))
     num_left = grid.run(jobs, budget_hours, None if stop_after is None else 60 * stop_after)
@@ -101,6 +108,8 @@ def report(workdir: Workdir = Path("study-run")) -> None:
     for scenario in tables.scenario_names(results):
         for make in (tables.auc_table, contrast_table):
             made = make(results, scenario)
+            if not made.rows:
+                continue
             show(table(made.title, made.columns, made.rows))
     write_bytes(workdir / "report.html", html_report(results).encode())
     say(f"{workdir / 'report.html'}")

@@ -21,6 +21,7 @@ class SourceOptions:
     path: Path | None = None
     reader: str | None = None
     classes: Sequence[str] = ()
+    ignored: Sequence[str] = ()
 
     def over(self, section: dict[str, Any]) -> dict[str, Any]:
         """Paths are made absolute, since cells run elsewhere."""
@@ -31,6 +32,8 @@ class SourceOptions:
             changed["reader"] = self.path.suffix[1:]
         if self.classes:
             changed |= {"classes": class_mapping(list(self.classes)), "ignored_classes": ()}
+        if self.ignored:
+            changed["ignored_classes"] = tuple(self.ignored)
         return changed | ({} if self.reader is None else {"reader": self.reader})
 
 
@@ -41,20 +44,23 @@ class AnchorOptions:
     paths: Sequence[str] = ()
     reader: str | None = None
     classes: Sequence[str] = ()
+    ignored: Sequence[str] = ()
+    per_class: int | None = None
 
     def over(self, study: dict[str, Any]) -> dict[str, Any]:
         """`sat` and `sats` of the study, changed. Raises `BadInputError` for one that the study has not."""
         paths = dict(_named(path) for path in self.paths)
         own, others = study.get("sat"), dict(study.get("sats", {}))
         known = {*others, *(() if own is None else (OWN,))}
-        wanted = {*paths, *((OWN,) if self.reader or self.classes else ())}
+        wanted = {*paths, *((OWN,) if self.reader or self.classes or self.ignored or self.per_class else ())}
         if unknown := sorted(wanted - known):
-            section = "[sat]" if unknown[0] == OWN else f"[sats.{unknown[0]}]"
-            raise BadInputError(reason=f"--sat: the study has no section {section} that says how to read it.")
+            raise _no_section("--sat", "[sat]" if unknown[0] == OWN else f"[sats.{unknown[0]}]", study)
         changed = {name: SourceOptions(paths.get(name)).over(section) for name, section in others.items()}
         if own is None:
             return {"sats": changed}
-        return {"sat": SourceOptions(paths.get(OWN), self.reader, self.classes).over(own), "sats": changed}
+        options = SourceOptions(paths.get(OWN), self.reader, self.classes, self.ignored)
+        fewer = {} if self.per_class is None else {"per_class": self.per_class, "counts": None}
+        return {"sat": options.over(own) | fewer, "sats": changed}
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class StudyOptions:
         if "data" in study:
             changed["data"] = self.data.over(study["data"])
         elif self.data != SourceOptions():
-            raise BadInputError(reason="--data: the study has no section [data] that says how to read it.")
+            raise _no_section("--data", "[data]", study)
         if self.seeds is not None:
             changed["seeds"] = self.seeds if "-" in self.seeds else _numbers(self.seeds)
         if self.size is not None:
@@ -117,6 +123,14 @@ def load_study(config: str, options: StudyOptions) -> "StudyConfig":
         raise BadInputError(reason=reason) from error
     except ConfigError as error:
         raise BadInputError(reason=f"{path}: {error.data['reason']}") from error
+
+
+def _no_section(option: str, section: str, study: dict[str, Any]) -> BadInputError:
+    if study.get("phantoms") is not None and not section.startswith("[sats."):
+        at = f"At scale {study['scale']} a study" if study.get("scale") else "This study"
+        reason = f"{option}: {at} generates its images. Leave it out, or choose another scale or study."
+        return BadInputError(reason=reason)
+    return BadInputError(reason=f"{option}: the study has no section {section} that says how to read it.")
 
 
 def _named(option: str) -> tuple[str, Path]:

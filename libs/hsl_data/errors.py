@@ -33,7 +33,8 @@ class UnmappedClassError(HslError):
     http_status = 422
     title = "A class of this site is neither mapped nor ignored"
     template = (
-        "These classes are neither mapped nor ignored: {classes}. Map each by name, or list it in ignored_classes."
+        "These classes are neither mapped nor ignored: {classes}. "
+        "Map each by name, or list it in ignored_classes (on the command line: --ignore-class)."
     )
 
 
@@ -101,4 +102,4 @@ class SatTooSmallError(HslError):
     code = "sat_too_small"
     http_status = 422
     title = "Too few images for the SAT"
-    template = "{wanted} images of {class_name} were asked for, but only {found} can be used."
+    template = "{wanted} images of {class_name} were asked for, but only {found} can be used; give a smaller per_class."

@@ -32,7 +32,7 @@ from hsl_study.cells import CellRow
 from hsl_study.config import PhantomConfig, StudyConfig
 from hsl_study.partition import Partition, ScenarioInfeasibleError, build_partition, offered_cases
 from hsl_study.pool import Pool, load_pool
-from hsl_study.sat_files import binding_of, write_bundles
+from hsl_study.sat_files import binding_of, named_source, write_bundles
 
 Key = tuple[str, str, int]  # scenario, arm, seed
 Line = TypeVar("Line", bound=Message)
@@ -63,13 +63,15 @@ class StudyFolder:
     # --- data ---
 
     def pool(self) -> Pool:
-        """Raises the errors of `hsl_data.errors`."""
+        """Raises the errors of `hsl_data.errors`; those about classes and domains as `ConfigError`."""
         config = self.config
         if config.phantoms is not None:
             binding = _phantoms(config.phantoms, config.task, self.path)
         else:
             binding = binding_of(config.data, config.task, "data")
-        return load_pool(binding, config.task, write_bundles(config, self.path), self.path / "cache")
+        bundles = write_bundles(config, self.path)
+        with named_source("data"):
+            return load_pool(binding, config.task, bundles, self.path / "cache")
 
     def partition(self, pool: Pool, scenario: int, seed: int) -> Partition:
         """The same for all arms of a seed. Raises `ScenarioInfeasibleError` with the numbers."""

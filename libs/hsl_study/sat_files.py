@@ -1,8 +1,17 @@
 """From what a study says of its sources to files: bindings of data sets, and the bundles of its shared anchor tasks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hsl_data.binding import SiteBinding
+from hsl_data.errors import (
+    ClassMappingError,
+    ClassMissingError,
+    DomainMissingError,
+    SatTooSmallError,
+    UnmappedClassError,
+)
 from hsl_data.phantoms import write_phantom_public, write_phantom_sat
 from hsl_data.sat import build_sat
 from hsl_model.protocol.config import TaskConfig
@@ -46,6 +55,15 @@ def binding_of(data: DataConfig | None, task: TaskConfig, option: str) -> SiteBi
     )
 
 
+@contextmanager
+def named_source(option: str) -> Iterator[None]:
+    """A study has several sources: what does not fit in one of them is told with its option, as `ConfigError`."""
+    try:
+        yield
+    except (ClassMappingError, ClassMissingError, DomainMissingError, SatTooSmallError, UnmappedClassError) as error:
+        raise ConfigError(reason=f"--{option}: {error}") from error
+
+
 def _write_bundle(config: StudyConfig, source: str, draw: int, path: Path) -> None:
     wanted = config.sat_configs().get(source)
     if wanted is not None:
@@ -53,7 +71,8 @@ def _write_bundle(config: StudyConfig, source: str, draw: int, path: Path) -> No
         task = config.task.model_copy(update={"task_id": "sat", **names})
         option = "sat" if source == OWN else f"sat {source}="
         counts = wanted.counts or (wanted.per_class, wanted.per_class)
-        build_sat(binding_of(wanted, task, option), task, counts, path, _seed(wanted.seed, draw))
+        with named_source(option):
+            build_sat(binding_of(wanted, task, option), task, counts, path, _seed(wanted.seed, draw))
     elif config.phantoms is not None:
         phantoms, size, channels = config.phantoms, config.task.height, config.task.channels
         write = write_phantom_public if source == PUBLIC_PHANTOMS else write_phantom_sat
