@@ -76,6 +76,12 @@ def run(
     grid = Grid(StudyFolder.create(study, workdir), SystemClock(), say, chosen, engine_named(engine))
     num_left = grid.run(jobs, budget_hours, None if stop_after is None else 60 * stop_after)
     report(workdir)
+    _exit_where_it_stopped(num_left)
+
+
+def _exit_where_it_stopped(num_left: int) -> None:
+    from hsl_cli.output import say
+
     if num_left:
         say(f"{num_left} cells are left; the same command goes on with them.")
         raise typer.Exit(STOPPED)

@@ -59,7 +59,7 @@ class AnchorOptions:
         if own is None:
             return {"sats": changed}
         options = SourceOptions(paths.get(OWN), self.reader, self.classes, self.ignored)
-        fewer = {} if self.per_class is None else {"per_class": self.per_class, "counts": None}
+        fewer = {} if self.per_class is None else {"per_class": self.per_class}
         return {"sat": options.over(own) | fewer, "sats": changed}
 
 

@@ -5,13 +5,10 @@ have in common stands once, under `run`; an arm says what is different.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from hsl_data.binding import ReaderName
-from hsl_data.phantoms import MAX_SITES
 from hsl_model.protocol.config import Message, RunConfig, TaskConfig
 from hsl_study import scenarios
 from hsl_study.acquisition import BUILT_IN, BUILT_IN_SITES, BUILT_IN_UNSEEN, Acquisition, AcquisitionPlan
@@ -22,54 +19,9 @@ from hsl_study.fitting import fitted, largest_domains
 from hsl_study.held_out import OfficialPart, UnseenPopulation
 from hsl_study.partition import Mode
 from hsl_study.scenarios import Scenario
+from hsl_study.source_config import PUBLIC_PHANTOMS, DataConfig, PhantomConfig, SatConfig, with_like
 
-PUBLIC_PHANTOMS = "public"
 _PLACEHOLDER_SHA256 = "0" * 64
-
-
-class DataConfig(Message):
-    """Where images are. `path` may be left out and given on the command line instead."""
-
-    reader: ReaderName = "npz"
-    path: Path | None = None
-    classes: dict[str, str] = Field(min_length=1, description="source class -> positive or negative class of the task")
-    ignored_classes: tuple[str, ...] = ()
-    domains: tuple[str, ...] = ()
-    max_unreadable_share: float = Field(default=0.02, ge=0, le=1)
-
-
-class SatConfig(DataConfig):
-    """The shared anchor task is drawn from a source of its own, `per_class` images of either class."""
-
-    positive_class: str = "positive"
-    negative_class: str = "negative"
-    task_id: str | None = Field(
-        default=None, description="the study's task_id where its images are of the study's task, with the same classes"
-    )
-    per_class: int = Field(default=500, ge=1)
-    counts: tuple[PositiveInt, PositiveInt] | None = Field(
-        default=None, description="negative, positive; in place of per_class"
-    )
-    seed: int = 0
-
-    def check_task(self, name: str, task: TaskConfig) -> None:
-        """Raises `ValueError` where it says it is of the study's task and its classes are others."""
-        own, wanted = (self.positive_class, self.negative_class), (task.positive_class, task.negative_class)
-        if self.task_id == task.task_id and own != wanted:
-            raise ValueError(
-                f"SAT {name} says it is of task {task.task_id}, so its positive_class and negative_class must be "
-                f"{wanted[0]} and {wanted[1]}; they are {own[0]} and {own[1]}"
-            )
-
-
-class PhantomConfig(Message):
-    """Generated images instead of a data set: for trying things, and for tests. Two SATs belong to them: `sat` shows
-    lesions, `public` is of the study's task."""
-
-    sites: int = Field(default=3, ge=1, le=MAX_SITES)
-    cases_per_site: int = Field(default=120, ge=20)
-    sat_per_class: int = Field(default=12, ge=2)
-    seed: int = 0
 
 
 class ScenarioConfig(Message):
@@ -215,6 +167,12 @@ class StudyConfig(Message):
         if not (dash and first.isdigit() and last.isdigit() and int(first) <= int(last)):
             raise ValueError('write seeds as a list, or as a range like "0-29"')
         return tuple(range(int(first), int(last) + 1))
+
+    @field_validator("sats", mode="before")
+    @classmethod
+    def _like_own(cls, given: object, others: ValidationInfo) -> object:
+        own = others.data.get("sat")
+        return {name: with_like(one, own) for name, one in given.items()} if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

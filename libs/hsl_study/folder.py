@@ -29,10 +29,11 @@ from hsl_model.protocol.config import Message, TaskConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.manifest import canonical_json
 from hsl_study.cells import CellRow
-from hsl_study.config import PhantomConfig, StudyConfig
+from hsl_study.config import StudyConfig
 from hsl_study.partition import Partition, ScenarioInfeasibleError, build_partition, offered_cases
 from hsl_study.pool import Pool, load_pool
 from hsl_study.sat_files import binding_of, named_source, write_bundles
+from hsl_study.source_config import PhantomConfig
 
 Key = tuple[str, str, int]  # scenario, arm, seed
 Line = TypeVar("Line", bound=Message)

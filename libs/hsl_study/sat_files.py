@@ -18,12 +18,14 @@ from hsl_model.protocol.config import TaskConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.seeding import stream_seed
 from hsl_study.arm_sat import OWN, bundle_name
-from hsl_study.config import PUBLIC_PHANTOMS, DataConfig, StudyConfig
+from hsl_study.config import StudyConfig
+from hsl_study.source_config import PUBLIC_PHANTOMS, DataConfig
 
 
 def write_bundles(config: StudyConfig, folder: Path) -> dict[str, Path]:
     """The study's own SAT and every other bundle that one of its arms trains on, by name; each is drawn once."""
     known = config.sat_sources()
+    _check_paths(config)
     wanted = {
         bundle_name(source, draw) for arm in config.arms for source in arm.sat.sources for draw in range(arm.sat.draws)
     }
@@ -55,6 +57,18 @@ def binding_of(data: DataConfig | None, task: TaskConfig, option: str) -> SiteBi
     )
 
 
+def _check_paths(config: StudyConfig) -> None:
+    """Before the first is read: arms whose anchors are nowhere named are told with the arms that do without them."""
+    nowhere = {name for name, source in config.sat_configs().items() if source.path is None}
+    needy = {arm.name for arm in config.arms if nowhere & set(arm.sat.sources) - {OWN}}
+    if not needy:
+        return
+    options = ", ".join(f"--sat {name}=PATH" for name in sorted(nowhere - {OWN}))
+    without = " ".join(f"--arm {arm.name}" for arm in config.arms if arm.name not in needy)
+    reason = f"the study does not say where all its anchors are; give {options}"
+    raise ConfigError(reason=f"{reason}, or go without {', '.join(sorted(needy))}: {without}" if without else reason)
+
+
 @contextmanager
 def named_source(option: str) -> Iterator[None]:
     """A study has several sources: what does not fit in one of them is told with its option, as `ConfigError`."""
@@ -69,10 +83,9 @@ def _write_bundle(config: StudyConfig, source: str, draw: int, path: Path) -> No
     if wanted is not None:
         names = {"positive_class": wanted.positive_class, "negative_class": wanted.negative_class}
         task = config.task.model_copy(update={"task_id": "sat", **names})
-        option = "sat" if source == OWN else f"sat {source}="
-        counts = wanted.counts or (wanted.per_class, wanted.per_class)
+        option = "sat" if source == OWN else f"sat {source}"
         with named_source(option):
-            build_sat(binding_of(wanted, task, option), task, counts, path, _seed(wanted.seed, draw))
+            build_sat(binding_of(wanted, task, option), task, wanted.counts, path, _seed(wanted.seed, draw))
     elif config.phantoms is not None:
         phantoms, size, channels = config.phantoms, config.task.height, config.task.channels
         write = write_phantom_public if source == PUBLIC_PHANTOMS else write_phantom_sat

@@ -38,7 +38,10 @@ def composed(study: Mapping[str, Any], scale: str | None = None) -> dict[str, An
     if "sat" not in found:
         under.pop("sat", None)
     found = overlaid(under, found, {"scale": name})
-    found["sats"] = {source: overlaid(under.get("sat", {}), one) for source, one in found.get("sats", {}).items()}
+    found["sats"] = {
+        source: one if "like" in one else overlaid(under.get("sat", {}), one)
+        for source, one in found.get("sats", {}).items()
+    }
     found["scenarios"] = [overlaid(scenario, one) for one in found.get("scenarios", ())]
     found["arms"] = [overlaid(arm, arms.get(arm["name"], {})) for arm in found["arms"]]
     return found
