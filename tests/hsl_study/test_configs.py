@@ -48,7 +48,7 @@ def test_every_study_has_the_name_of_its_file_and_says_what_it_is_for(name: str)
 
 def test_a_table_or_figure_and_every_control_has_its_study() -> None:
     published = {"feature-skew", "label-skew", "quantity-skew", "combined", "ablation", "sat-study", "real-world"}
-    controls = {"sampler", "weights", "interval", "loss-weight", "normalisation", "steps", "mixture"}
+    controls = {"sampler", "weights", "interval", "loss-weight", "normalisation", "steps", "matched", "mixture"}
     assert published | {f"control-{name}" for name in controls} <= set(NAMES)
     ratios = tuple([one.ratio for one in study(name).scenarios] for name in ("label-skew", "quantity-skew"))
     assert ratios == (list(scenarios.LABEL_RATIOS), list(scenarios.QUANTITY_RATIOS))
