@@ -48,8 +48,13 @@ class MissingCell(Message):
 
 class StudyFolder:
     def __init__(self, path: Path) -> None:
+        """Raises `ConfigError` for a study of another version of HeteroSync, with keys that this one does not know."""
         self.path = path
-        self.config = StudyConfig.model_validate_json((path / "study.json").read_bytes())
+        try:
+            self.config = StudyConfig.model_validate_json((path / "study.json").read_bytes())
+        except ValidationError as error:
+            reason = f"{path}: its study.json is of another version of HeteroSync; use that one for it"
+            raise ConfigError(reason=f"{reason}, or begin again in another --workdir") from error
 
     @classmethod
     def create(cls, config: StudyConfig, path: Path) -> "StudyFolder":
@@ -57,7 +62,7 @@ class StudyFolder:
         path.mkdir(parents=True, exist_ok=True)
         identity, file = canonical_json(config), path / "study.json"
         if file.is_file() and file.read_bytes() != identity:
-            raise ConfigError(reason=f"{path} holds another study; choose another --workdir, or delete it")
+            raise ConfigError(reason=f"{path} holds another study, or one of another version; take another --workdir")
         write_bytes(file, identity)
         return cls(path)
 

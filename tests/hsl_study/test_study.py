@@ -277,6 +277,14 @@ def test_another_study_in_the_folder_is_refused(finished: StudyFolder) -> None:
         StudyFolder.create(tiny(), finished.path)
 
 
+def test_a_study_of_another_version_is_told_as_such(tmp_path: Path) -> None:
+    StudyFolder.create(tiny(), tmp_path)
+    identity = tmp_path / "study.json"
+    identity.write_bytes(identity.read_bytes().replace(b'"arms":', b'"unknown_here":1,"arms":', 1))
+    with pytest.raises(ConfigError, match="another version of HeteroSync"):
+        StudyFolder(tmp_path)
+
+
 def test_a_cell_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
     folder = StudyFolder.create(tiny(seeds=[0]), tmp_path)
     folder.pool()
