@@ -69,14 +69,14 @@ class StudyFolder:
     # --- data ---
 
     def pool(self) -> Pool:
-        """Raises the errors of `hsl_data.errors`; those about classes and domains as `ConfigError`."""
+        """Raises the errors of `hsl_data.errors`; those about layout, classes and domains as `ConfigError`."""
         config = self.config
         if config.phantoms is not None:
             binding = _phantoms(config.phantoms, config.task, self.path)
         else:
             binding = binding_of(config.data, config.task, "data")
         bundles = write_bundles(config, self.path)
-        with named_source("data"):
+        with named_source("data", config.data):
             return load_pool(binding, config.task, bundles, self.path / "cache")
 
     def partition(self, pool: Pool, scenario: int, seed: int) -> Partition:

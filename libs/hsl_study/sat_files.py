@@ -10,6 +10,7 @@ from hsl_data.errors import (
     ClassMissingError,
     DomainMissingError,
     SatTooSmallError,
+    SourceError,
     UnmappedClassError,
 )
 from hsl_data.phantoms import write_phantom_public, write_phantom_sat
@@ -70,10 +71,14 @@ def _check_paths(config: StudyConfig) -> None:
 
 
 @contextmanager
-def named_source(option: str) -> Iterator[None]:
+def named_source(option: str, data: DataConfig | None) -> Iterator[None]:
     """A study has several sources: what does not fit in one of them is told with its option, as `ConfigError`."""
     try:
         yield
+    except SourceError as error:
+        layout = "" if data is None else f", read as {data.reader}"
+        other = "--reader" if option == "data" else "--sat-reader"
+        raise ConfigError(reason=f"--{option}{layout} (another layout: {other}): {error}") from error
     except (ClassMappingError, ClassMissingError, DomainMissingError, SatTooSmallError, UnmappedClassError) as error:
         raise ConfigError(reason=f"--{option}: {error}") from error
 
@@ -84,7 +89,7 @@ def _write_bundle(config: StudyConfig, source: str, draw: int, path: Path) -> No
         names = {"positive_class": wanted.positive_class, "negative_class": wanted.negative_class}
         task = config.task.model_copy(update={"task_id": "sat", **names})
         option = "sat" if source == OWN else f"sat {source}"
-        with named_source(option):
+        with named_source(option, wanted):
             build_sat(binding_of(wanted, task, option), task, wanted.counts, path, _seed(wanted.seed, draw))
     elif config.phantoms is not None:
         phantoms, size, channels = config.phantoms, config.task.height, config.task.channels

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from hsl_cli.study_file import AnchorOptions, SourceOptions, StudyOptions, load_study
 from hsl_model.protocol.errors import ConfigError
 from hsl_study.config import StudyConfig
+from hsl_study.folder import StudyFolder
 from hsl_study.sat_files import write_bundles
 from hsl_study.source_config import SatConfig
 
@@ -47,3 +48,10 @@ def test_anchors_that_nobody_gave_are_told_before_anything_is_read(tmp_path: Pat
     assert "give --sat busbra=PATH, --sat cifar10=PATH, or go without hsl-busbra, hsl-cifar10, hsl-sat-per-node" in said
     named = tuple(said.split("--arm ")[1:])
     assert sat_study(("films.npz",), arms=[name.strip() for name in named]).sats == {}
+
+
+def test_a_folder_of_another_layout_is_told_with_the_option_that_names_layouts(tmp_path: Path) -> None:
+    data = SourceOptions(tmp_path, classes=("a=abnormal", "b=normal"))
+    config = load_study("combined", StudyOptions(data=data, arms=["swarm"])).model_copy(update={"sat": None})
+    with pytest.raises(ConfigError, match=r"--data, read as mura \(another layout: --reader\): .*cannot be opened"):
+        StudyFolder.create(config, tmp_path / "study").pool()
