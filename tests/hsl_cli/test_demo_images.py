@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hsl_cli.demo.images import prepare_images
+from hsl_cli.demo.options import DemoOptions
 from hsl_cli.demo.settings import Choices, checked_choices
 from hsl_cli.demo.workdir import Layout
-from hsl_cli.demo_command import DemoOptions
 from hsl_cli.errors import BadInputError
 from hsl_data.sat import load_task_sat
 from hsl_data.site import prepare_site

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from hsl_cli.demo.options import DemoOptions
 from hsl_cli.demo.ports import check_free, choose_ports
 from hsl_cli.demo.settings import Choices, checked_choices
 from hsl_cli.demo.workdir import claimed, forget, recall, remember, remembered
-from hsl_cli.demo_command import DemoOptions
 from hsl_cli.errors import BadInputError
 
 Hsl = Callable[..., Result]

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from hsl_cli.demo.figure import draw
 from hsl_cli.demo.images import prepare_images
+from hsl_cli.demo.options import DemoOptions
 from hsl_cli.demo.ports import check_free
 from hsl_cli.demo.processes import Supervisor, end_stale
 from hsl_cli.demo.result import DemoResult, auc_table, cost_table, outcome
@@ -22,7 +23,6 @@ from hsl_cli.demo.settings import Choices, checked_choices
 from hsl_cli.demo.setup import Alliance
 from hsl_cli.demo.watchdog import Watchdog
 from hsl_cli.demo.workdir import Layout, claimed, forget, recall, remember
-from hsl_cli.demo_command import DemoOptions
 from hsl_cli.errors import INTERRUPTED, OK, REFUSED, BadInputError
 from hsl_cli.live import Reader, Screen, follow
 from hsl_cli.output import seconds

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from hsl_cli.demo_command import DemoOptions
+from hsl_cli.demo.options import DemoOptions
 from hsl_cli.device import check_device
 from hsl_cli.errors import BadInputError
 from hsl_model.protocol.config import Message
