@@ -102,20 +102,21 @@ def report(workdir: Workdir = Path("study-run")) -> None:
     """Tables on the screen and report.html in the folder, from what is finished so far."""
     from hsl_cli.output import say, show, table
     from hsl_model.durable import write_bytes
-    from hsl_study import tables
+    from hsl_study.collapsed import collapsed_table
     from hsl_study.contrasts import contrast_table
     from hsl_study.folder import StudyFolder
     from hsl_study.report import html_report
     from hsl_study.results import Results
+    from hsl_study.tables import auc_table, scenario_names
 
     if not (workdir / "study.json").is_file():
         raise BadInputError(reason=f"{workdir} holds no study; `hsl study run` begins one.")
     results = Results(StudyFolder(workdir))
-    for scenario in tables.scenario_names(results):
-        for make in (tables.auc_table, contrast_table):
-            made = make(results, scenario)
-            if not made.rows:
-                continue
+    for made in (
+        collapsed_table(results),
+        *(make(results, name) for name in scenario_names(results) for make in (auc_table, contrast_table)),
+    ):
+        if made.rows:
             show(table(made.title, made.columns, made.rows))
     write_bytes(workdir / "report.html", html_report(results).encode())
     say(f"{workdir / 'report.html'}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 from matplotlib.figure import Figure
 
+from hsl_study.collapsed import collapsed_table
 from hsl_study.contrasts import bootstrap_table, contrast_table, pooled_table
 from hsl_study.deviations import deviations
 from hsl_study.feature_views import features_table, tsne_figure
@@ -54,9 +55,7 @@ def _summary(results: Results) -> Iterator[str]:
     hours = sum(row.seconds for row in rows) / 3600
     scale = "" if config.scale is None else f"Scale {config.scale}. "
     yield f"<p>{scale}{len(rows)} of {num_cells} cells, {hours:.2f} hours of training.</p>"
-    missing = missing_table(results)
-    if missing.rows:
-        yield _table(missing)
+    yield from (_table(table) for table in (missing_table(results), collapsed_table(results)) if table.rows)
 
 
 def _body(results: Results) -> Iterator[str]:

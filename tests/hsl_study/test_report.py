@@ -9,9 +9,11 @@ from scipy import stats
 
 from hsl_model.metrics import roc_auc
 from hsl_study import figures, tables
+from hsl_study.collapsed import collapsed_table
 from hsl_study.contrasts import adjusted_p, bootstrap_table, contrast_table, paired, pooled_table
 from hsl_study.curves import FALSE_POSITIVE_RATES, convergence_band, roc_band
 from hsl_study.deviations import deviations
+from hsl_study.folder import Key
 from hsl_study.report import html_report
 from hsl_study.results import Results
 from hsl_study.statistics import Panel
@@ -74,6 +76,17 @@ def test_domains_that_no_node_has_stand_in_columns_of_their_own(made: Results, t
 def test_cells_without_a_result_are_listed_with_their_seeds(made: Results) -> None:
     assert tables.missing_table(made).rows == (("given", "local", "2", "not run yet"),)
     assert {row[0]: row[1] for row in tables.auc_table(made, "given").rows} == {"hsl": "4", "swarm": "4", "local": "3"}
+
+
+def test_a_training_that_ended_with_one_answer_for_all_images_is_told(made: Results, tmp_path: Path) -> None:
+    def logits(key: Key, labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        dead = key[1:] in {("hsl", 1), ("hsl", 3)}
+        return np.full(labels.shape, 0.02) if dead else labels + random.normal(0, 1, labels.shape)
+
+    found = fill(tmp_path, config(), logits)
+    assert collapsed_table(found).rows == (("given", "hsl", "1, 3", "2"),)
+    assert collapsed_table(found).title in html_report(found)
+    assert collapsed_table(made).rows == ()
 
 
 def test_the_primary_analysis_says_what_it_could_have_found(made: Results) -> None:
