@@ -48,12 +48,12 @@ class MissingCell(Message):
 
 class StudyFolder:
     def __init__(self, path: Path) -> None:
-        """Raises `ConfigError` for a study of another version of HeteroSync, with keys that this one does not know."""
+        """Raises `ConfigError` for a study.json that this version cannot read."""
         self.path = path
         try:
             self.config = StudyConfig.model_validate_json((path / "study.json").read_bytes())
         except ValidationError as error:
-            reason = f"{path}: its study.json is of another version of HeteroSync; use that one for it"
+            reason = f"{path}: its study.json is damaged, or of another version of HeteroSync; use that one"
             raise ConfigError(reason=f"{reason}, or begin again in another --workdir") from error
 
     @classmethod

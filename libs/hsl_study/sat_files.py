@@ -60,11 +60,12 @@ def binding_of(data: DataConfig | None, task: TaskConfig, option: str) -> SiteBi
 
 def _check_paths(config: StudyConfig) -> None:
     """Before the first is read: arms whose anchors are nowhere named are told with the arms that do without them."""
-    nowhere = {name for name, source in config.sat_configs().items() if source.path is None}
-    needy = {arm.name for arm in config.arms if nowhere & set(arm.sat.sources) - {OWN}}
+    nowhere = {name for name, source in config.sats.items() if source.path is None}
+    needed = {arm.name: nowhere.intersection(arm.sat.sources) for arm in config.arms}
+    needy = {name for name, sources in needed.items() if sources}
     if not needy:
         return
-    options = ", ".join(f"--sat {name}=PATH" for name in sorted(nowhere - {OWN}))
+    options = ", ".join(f"--sat {name}=PATH" for name in sorted(set().union(*needed.values())))
     without = " ".join(f"--arm {arm.name}" for arm in config.arms if arm.name not in needy)
     reason = f"the study does not say where all its anchors are; give {options}"
     raise ConfigError(reason=f"{reason}, or go without {', '.join(sorted(needy))}: {without}" if without else reason)

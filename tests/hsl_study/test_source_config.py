@@ -48,6 +48,11 @@ def test_anchors_that_nobody_gave_are_told_before_anything_is_read(tmp_path: Pat
     assert "give --sat busbra=PATH, --sat cifar10=PATH, or go without hsl-busbra, hsl-cifar10, hsl-sat-per-node" in said
     named = tuple(said.split("--arm ")[1:])
     assert sat_study(("films.npz",), arms=[name.strip() for name in named]).sats == {}
+    unused = sat_study(("films.npz", "busbra=us.npz", "cifar10=cifar")).model_dump()
+    arms = [arm for arm in unused["arms"] if arm["name"] in ("hsl", "hsl-busbra")]
+    sats = {name: source | {"path": None} for name, source in unused["sats"].items()}
+    with pytest.raises(ConfigError, match=r"give --sat busbra=PATH, or go without hsl-busbra: --arm hsl$"):
+        write_bundles(StudyConfig.model_validate(unused | {"arms": arms, "sats": sats, "contrasts": []}), tmp_path)
 
 
 def test_a_folder_of_another_layout_is_told_with_the_option_that_names_layouts(tmp_path: Path) -> None:
