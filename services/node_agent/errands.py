@@ -41,7 +41,7 @@ from node_agent.coordinator_client import CoordinatorError
 from node_agent.errors import BindingInvalidError, BindingMissingError, Interrupted, TrainerFailedError, failure_of
 from node_agent.key_errands import KeyErrands
 from node_agent.mailbox import Mailbox
-from node_agent.model_card import release_model_cards
+from node_agent.model_card import finish_model_cards, release_model_cards
 from node_agent.phases.publishing import publish_again
 from node_agent.phases.records import records_from
 from node_agent.poller import pause
@@ -276,6 +276,7 @@ class Errands(threading.Thread):
         folder = context.settings.run_folder(run_id)
         if folder.exists():
             self._remove_remote_parts(self._under_way)
+            finish_model_cards(context.settings, run_id)
             shutil.rmtree(folder)
         return True
 

@@ -8,10 +8,11 @@ model.json          the same for the newest round
 
 import os
 import shutil
+import threading
 from collections.abc import Collection
 from pathlib import Path
 
-from hsl_model.durable import make_folder, publish, write_bytes
+from hsl_model.durable import fsync, make_folder, publish, write_bytes
 from hsl_model.protocol.config import Message, NodeId, RunConfig, Sha256
 from hsl_model.protocol.manifest import RunId, canonical_json
 from hsl_model.protocol.messages import ValidationMetrics
@@ -20,6 +21,9 @@ from node_agent.facts import RoundFacts
 from node_agent.settings import NodeSettings
 
 NEWEST = "model.json"
+
+_one_at_a_time = threading.Lock()
+"""The round writes cards while errands release some: a file lies here for a moment before the card that names it."""
 
 
 class ModelCard(Message):
@@ -54,20 +58,37 @@ def write_start_card(settings: NodeSettings, node_id: str, facts: RoundFacts, fi
 def release_model_cards(settings: NodeSettings, run_id: str, before_round: int, keep: Collection[str]) -> None:
     """Forget the cards of released rounds, and the files that no card names any more. The newest card stays."""
     folder = settings.model_folder(run_id)
-    if not (folder / NEWEST).exists():
-        return
-    newest = read_model_card(folder / NEWEST)
-    wanted = set(newest.files)
-    for path in sorted(folder.glob("round-*.json")):
-        card = read_model_card(path)
+    with _one_at_a_time:
+        if not (folder / NEWEST).exists():
+            return
+        newest = read_model_card(folder / NEWEST)
         kept = {f"{sha256}.safetensors" for sha256 in keep}
-        if card.round_number < min(before_round, newest.round_number) and not kept & set(card.files[-1:]):
-            path.unlink()
-        else:
-            wanted |= set(card.files)
-    for path in folder.glob("*.safetensors"):
-        if path.name not in wanted:
-            path.unlink()
+        for path, card in _cards(folder):
+            if card.round_number < min(before_round, newest.round_number) and not kept & set(card.files[-1:]):
+                path.unlink()
+        _remove_unnamed(folder)
+
+
+def finish_model_cards(settings: NodeSettings, run_id: str) -> None:
+    """The run is over for this node: nothing stays that a power cut in the middle of a release brought back."""
+    with _one_at_a_time:
+        _remove_unnamed(settings.model_folder(run_id))
+
+
+def _cards(folder: Path) -> list[tuple[Path, ModelCard]]:
+    return [(path, read_model_card(path)) for path in sorted(folder.glob("round-*.json"))]
+
+
+def _remove_unnamed(folder: Path) -> None:
+    """The files that no card names. The cards' own end is on the disk first: a card never outlives its files."""
+    named = {name for _, card in _cards(folder) for name in card.files}
+    unnamed = [path for path in folder.glob("*.safetensors") if path.name not in named]
+    if not unnamed:
+        return
+    fsync(folder)
+    for path in unnamed:
+        path.unlink()
+    fsync(folder)
 
 
 def _card(node_id: str, facts: RoundFacts, round_number: int, digest: str, files: Collection[Path]) -> ModelCard:
@@ -85,11 +106,12 @@ def _card(node_id: str, facts: RoundFacts, round_number: int, digest: str, files
 def _write(settings: NodeSettings, files: Collection[Path], card: ModelCard) -> None:
     """Cards last: a card names only files that are there."""
     folder = settings.model_folder(card.run_id)
-    make_folder(folder)
-    for path in files:
-        _link(path, folder / path.name)
-    write_bytes(folder / _name(card.round_number), canonical_json(card))
-    write_bytes(folder / NEWEST, canonical_json(card))
+    with _one_at_a_time:
+        make_folder(folder)
+        for path in files:
+            _link(path, folder / path.name)
+        write_bytes(folder / _name(card.round_number), canonical_json(card))
+        write_bytes(folder / NEWEST, canonical_json(card))
 
 
 def _name(round_number: int) -> str:
