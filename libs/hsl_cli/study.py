@@ -1,87 +1,108 @@
 """`hsl study`: the paper's experiments on the engine that the hospitals run."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hsl_cli.errors import STOPPED, BadInputError
+from hsl_cli.options import grouped
+
+if TYPE_CHECKING:
+    from hsl_cli.study_file import StudyOptions
+    from hsl_model.round_work import EngineOptions
 
 app = typer.Typer(no_args_is_help=True, help="Compare learning methods under controlled heterogeneity.")
 Workdir = Annotated[Path, typer.Option(help="The study's folder; the same command continues in it.")]
-Sats = Annotated[
-    list[str] | None, typer.Option(help="The images of the shared anchor task; NAME=PATH for one of [sats].")
-]
-SatClasses = Annotated[
-    list[str] | None, typer.Option("--sat-class", help="SOURCE_CLASS=positive or =negative; repeatable.")
-]
-Ignored = Annotated[
-    list[str] | None, typer.Option("--ignore-class", help="SOURCE_CLASS that takes no part; repeatable.")
-]
-SatIgnored = Annotated[list[str] | None, typer.Option("--sat-ignore-class", help="Likewise of the shared anchor task.")]
-Override = Annotated[
-    Path | None, typer.Option(help="A .toml file whose sections and keys take the place of the study's.")
-]
-StopAfter = Annotated[
-    float | None, typer.Option(min=1, help="Minutes; cells under way write a snapshot, and the exit code is 4.")
-]
-CacheImages = Annotated[
-    bool, typer.Option("--cache-images", help="A site's images on the device while it trains, where they fit.")
-]
+Words = list[str] | None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What takes the place of what the study's file says."""
+
+    scale: Annotated[str | None, typer.Option(help="smoke, small or paper. Default: as the file says.")] = None
+    data: Annotated[Path | None, typer.Option(help="The images, where the file does not say.")] = None
+    reader: Annotated[str | None, typer.Option(help="How to read them, if not as the file says.")] = None
+    classes: Annotated[Words, typer.Option("--class", help="SOURCE_CLASS=TASK_CLASS; repeatable.")] = None
+    ignored: Annotated[Words, typer.Option("--ignore-class", help="SOURCE_CLASS to leave out; repeatable.")] = None
+    sat: Annotated[
+        Words, typer.Option(help="The images of the shared anchor task; NAME=PATH for another one of the study.")
+    ] = None
+    sat_reader: Annotated[str | None, typer.Option(help="How to read those.")] = None
+    sat_classes: Annotated[
+        Words, typer.Option("--sat-class", help="SOURCE_CLASS=positive or =negative; repeatable.")
+    ] = None
+    sat_ignored: Annotated[Words, typer.Option("--sat-ignore-class", help="Likewise of the shared anchor task.")] = None
+    sat_per_class: Annotated[int | None, typer.Option(min=1, help="Its images of each class.")] = None
+    size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None
+    seeds: Annotated[str | None, typer.Option(help="0-4 or 0,1,7. Default: as the file says.")] = None
+    arm: Annotated[Words, typer.Option(help="Only this arm; repeatable.")] = None
+    override: Annotated[
+        Path | None, typer.Option(help="A .toml file whose sections and keys take the place of the study's.")
+    ] = None
+
+    def options(self) -> "StudyOptions":
+        from hsl_cli.study_file import AnchorOptions, SourceOptions, StudyOptions
+
+        images = SourceOptions(self.data, self.reader, self.classes or (), self.ignored or ())
+        classes = (self.sat_classes or (), self.sat_ignored or ())
+        anchors = AnchorOptions(self.sat or (), self.sat_reader, *classes, self.sat_per_class)
+        return StudyOptions(self.scale, self.override, self.seeds, self.arm or (), self.size, images, anchors)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What its cells run on. Rows are the same whatever is chosen here, but for `device` and what goes with it."""
+
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each; on a GPU they share it.")] = 1
+    engine: Annotated[str, typer.Option(help="local, or ray: cells as tasks of Ray on this machine.")] = "local"
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="The memory format of tensor cores.")] = False
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the training step; takes minutes once.")] = False
+    cache_images: Annotated[
+        bool, typer.Option("--cache-images", help="A site's images on the device while it trains, where they fit.")
+    ] = False
+
+    def options(self) -> "EngineOptions":
+        from hsl_cli.device import check_device
+        from hsl_model.round_work import EngineOptions
+
+        check_device(self.device)
+        return EngineOptions(
+            device=self.device,
+            channels_last=self.channels_last,
+            compiled=self.compiled,
+            cache_on_device=self.cache_images,
+            snapshot_every_steps=None,
+        )
 
 
 @app.command("run")
+@grouped
 def run(
     config: Annotated[str, typer.Argument(help="A .toml or .json file, or a name that `hsl study list` shows.")],
+    changes: Changes,
+    machine: Machine,
     workdir: Workdir = Path("study-run"),
-    scale: Annotated[str | None, typer.Option(help="smoke, small or paper. Default: as the file says.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The images, where the file does not say.")] = None,
-    reader: Annotated[str | None, typer.Option(help="How to read them, if not as the file says.")] = None,
-    classes: Annotated[list[str] | None, typer.Option("--class", help="SOURCE_CLASS=TASK_CLASS; repeatable.")] = None,
-    ignored: Ignored = None,
-    sat: Sats = None,
-    sat_reader: Annotated[str | None, typer.Option(help="How to read those.")] = None,
-    sat_classes: SatClasses = None,
-    sat_ignored: SatIgnored = None,
-    sat_per_class: Annotated[int | None, typer.Option(min=1, help="Its images of each class.")] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="0-4 or 0,1,7. Default: as the file says.")] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeatable.")] = None,
-    override: Override = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each; on a GPU they share it.")] = 1,
     budget_hours: Annotated[float | None, typer.Option(help="Refuse to begin what would take longer.")] = None,
-    stop_after: StopAfter = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: cells as tasks of Ray on this machine.")] = "local",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="The memory format of tensor cores.")] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the training step; takes minutes once.")] = False,
-    cache_images: CacheImages = False,
+    stop_after: Annotated[
+        float | None, typer.Option(min=1, help="Minutes; cells under way write a snapshot, and the exit code is 4.")
+    ] = None,
 ) -> None:
     """Run what is not yet finished, then write report.html. Exit code 4: stopped as asked, the same command goes on."""
-    from hsl_cli.device import check_device
     from hsl_cli.output import say
-    from hsl_cli.study_file import AnchorOptions, SourceOptions, StudyOptions, load_study
+    from hsl_cli.study_file import load_study
     from hsl_model.protocol.clock import SystemClock
-    from hsl_model.round_work import EngineOptions
     from hsl_study.engines import engine_named
     from hsl_study.folder import StudyFolder
     from hsl_study.grid import Grid
 
-    check_device(device)
-    speed = {"channels_last": channels_last, "compiled": compiled, "cache_on_device": cache_images}
-    chosen = EngineOptions(device=device, snapshot_every_steps=None, **speed)
-    images = SourceOptions(data, reader, classes or (), ignored or ())
-    anchors = AnchorOptions(sat or (), sat_reader, sat_classes or (), sat_ignored or (), sat_per_class)
-    study = load_study(config, StudyOptions(scale, override, seeds, arm or (), size, images, anchors))
-    grid = Grid(StudyFolder.create(study, workdir), SystemClock(), say, chosen, engine_named(engine))
-    num_left = grid.run(jobs, budget_hours, None if stop_after is None else 60 * stop_after)
+    options, study = machine.options(), load_study(config, changes.options())
+    grid = Grid(StudyFolder.create(study, workdir), SystemClock(), say, options, engine_named(machine.engine))
+    num_left = grid.run(machine.jobs, budget_hours, None if stop_after is None else 60 * stop_after)
     report(workdir)
-    _exit_where_it_stopped(num_left)
-
-
-def _exit_where_it_stopped(num_left: int) -> None:
-    from hsl_cli.output import say
-
     if num_left:
         say(f"{num_left} cells are left; the same command goes on with them.")
         raise typer.Exit(STOPPED)

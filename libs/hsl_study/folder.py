@@ -1,6 +1,6 @@
 """A study's folder: what it is, its data, and what is finished.
 
-study.json             the configuration, paths resolved; another one is refused here
+study.json             the configuration, paths resolved; another one is refused here once a cell has begun
 sat*.safetensors       the shared anchor tasks, each drawn once
 cache/                 the data set, decoded once
 cells/<key>/           a cell under way; continued after a kill, gone when it is finished
@@ -28,6 +28,7 @@ from hsl_model.durable import write_bytes
 from hsl_model.protocol.config import Message, TaskConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_model.protocol.manifest import canonical_json
+from hsl_study.arm_sat import OWN
 from hsl_study.cells import CellRow
 from hsl_study.config import StudyConfig
 from hsl_study.partition import Partition, ScenarioInfeasibleError, build_partition, offered_cases
@@ -58,11 +59,14 @@ class StudyFolder:
 
     @classmethod
     def create(cls, config: StudyConfig, path: Path) -> "StudyFolder":
-        """Begin the study in an empty folder, or continue the same one. Raises `ConfigError` for another one."""
+        """Begin the study in an empty folder or in place of one that trained nothing, or continue the same one. Raises
+        `ConfigError` for another one that has begun."""
         path.mkdir(parents=True, exist_ok=True)
         identity, file = canonical_json(config), path / "study.json"
         if file.is_file() and file.read_bytes() != identity:
-            raise ConfigError(reason=f"{path} holds another study, or one of another version; take another --workdir")
+            if _has_begun(path):
+                raise ConfigError(reason=f"{path} holds {_other(file, config)}; take another --workdir")
+            _forget(path)
         write_bytes(file, identity)
         return cls(path)
 
@@ -141,6 +145,29 @@ class StudyFolder:
         except ValidationError as error:
             reason = f"{path} holds a line of another version; move it away to run its cells again"
             raise ConfigError(reason=reason) from error
+
+
+def _has_begun(path: Path) -> bool:
+    """Whether a cell has trained, or was about to."""
+    return any((path / "cells").glob("*")) or (path / "results.jsonl").is_file()
+
+
+def _other(file: Path, config: StudyConfig) -> str:
+    """What the folder holds, so that a slip in the command is seen; of another version there is no telling."""
+    try:
+        held = StudyConfig.model_validate_json(file.read_bytes())
+    except ValidationError:
+        return "another study, or one of another version"
+    return f"another study, which differs in {', '.join(key for key, value in config if value != getattr(held, key))}"
+
+
+def _forget(path: Path) -> None:
+    """What was made for a study that never began: its anchors and phantoms, what was measured. The cache knows its
+    source by itself."""
+    for pattern in (f"{OWN}.safetensors", f"{OWN}.*.safetensors", "phantoms.npz", "estimates.json", "missing.jsonl"):
+        for file in path.glob(pattern):
+            file.unlink()
+    shutil.rmtree(path / "phantoms", ignore_errors=True)
 
 
 def _phantoms(config: PhantomConfig, task: TaskConfig, folder: Path) -> SiteBinding:

@@ -273,8 +273,26 @@ def test_over_budget_nothing_is_trained(tmp_path: Path) -> None:
 
 
 def test_another_study_in_the_folder_is_refused(finished: StudyFolder) -> None:
-    with pytest.raises(ConfigError, match="another study"):
-        StudyFolder.create(tiny(), finished.path)
+    with pytest.raises(ConfigError, match="differs in scenarios, seeds;"):
+        StudyFolder.create(tiny(seeds=[5]), finished.path)
+
+
+def test_another_study_takes_the_place_of_one_that_trained_nothing_and_of_its_images(tmp_path: Path) -> None:
+    def made(path: Path, images_seed: int) -> StudyFolder:
+        study = tiny(seeds=[0], phantoms={**SMOKE["phantoms"], "seed": images_seed})
+        folder = StudyFolder.create(study, path)
+        with pytest.raises(BudgetError):
+            Grid(folder, SystemClock(), lambda _: None).run(jobs=1, budget_hours=1e-9)
+        return folder
+
+    right, begun_wrong = made(tmp_path / "right", 1), made(tmp_path / "wrong", 2)
+    assert (right.pool().images != begun_wrong.pool().images).any()
+    mended = made(tmp_path / "wrong", 1)
+    assert (mended.pool().images == right.pool().images).all()
+    assert mended.pool().sat_digest == right.pool().sat_digest
+    mended.cell(("given", "swarm", 0)).mkdir(parents=True)  # a cell has begun
+    with pytest.raises(ConfigError, match="differs in phantoms;"):
+        made(tmp_path / "wrong", 2)
 
 
 def test_a_study_of_another_version_is_told_as_such(tmp_path: Path) -> None:
