@@ -14,7 +14,7 @@ from rich.table import Table
 from hsl_cli.errors import UnreachableError
 from hsl_cli.output import text
 from hsl_cli.paths import NODES, run_path
-from hsl_cli.run_tables import health, phase, progress, short
+from hsl_cli.run_tables import health, one_answer, phase, progress, short
 from hsl_cli.service import Service
 from hsl_model.protocol.clock import Clock, SystemClock
 from hsl_model.protocol.states import MembershipStatus, NodeHealth, RoundStatus, RunStatus
@@ -102,12 +102,14 @@ def _scores(picture: Picture) -> Table:
 
 
 def before_after(one: ParticipationView | None) -> str:
-    """ "0.712 → 0.745": validation AUC of the site's own update, and of the fused model."""
+    """ "0.712 → 0.745": validation AUC of the site's own update, and of the fused model; marked where that gives all
+    images one answer."""
     if one is None:
         return ""
     before = one.metrics.validation_auc if one.metrics else None
     after = one.validation.auc if one.validation else None
-    return f"{text(before)} → {text(after)}" if before is not None or after is not None else ""
+    mark = " (one answer)" if one.validation and one.validation.one_answer else ""
+    return f"{text(before)} → {text(after)}{mark}" if before is not None or after is not None else ""
 
 
 @dataclass
@@ -145,7 +147,8 @@ def _round_lines(found: RoundView) -> list[str]:
     if found.status is not RoundStatus.OPEN and found.plan is not None:
         lines.append(f"{name}: plan version {found.plan.version} frozen with {len(found.plan.entries)} updates")
     if found.status in FINAL:
-        result = f"mean AUC {text(found.mean_auc)}, fused digest {short(found.fused_digest)}"
+        collapsed = f"; {told}" if (told := one_answer(found)) else ""
+        result = f"mean AUC {text(found.mean_auc)}, fused digest {short(found.fused_digest)}{collapsed}"
         lines.append(f"{name} {found.status.value}: {found.reason or result}")
     return lines
 

@@ -54,10 +54,16 @@ def rounds_table(rounds: Sequence[RoundView]) -> Table:
                 ", ".join(f"{one.node_id} ({one.reason})" for one in excluded) or None,
                 found.mean_auc,
                 short(found.fused_digest),
-                found.waiting or found.reason,
+                found.waiting or found.reason or one_answer(found),
             )
         )
     return table("Rounds", columns, rows)
+
+
+def one_answer(found: RoundView) -> str | None:
+    """ "site-1, site-2: every image gets one answer": a model whose training collapsed."""
+    told = [one.node_id for one in found.participations if one.validation and one.validation.one_answer]
+    return f"{', '.join(told)}: every image gets one answer" if told else None
 
 
 def fusers(plan: FusionPlan | None) -> str | None:

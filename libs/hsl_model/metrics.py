@@ -22,6 +22,11 @@ def roc_auc(scores: FloatArray, labels: LabelArray) -> float | None:
     return twice / (2 * len(positives) * len(negatives))
 
 
+def is_one_answer(scores: FloatArray) -> bool:
+    """Whether several images (N,) got one score among them: their AUC of 0.5 says that training collapsed."""
+    return len(scores) > 1 and bool(np.ptp(scores) == 0)
+
+
 def log_loss(logits: FloatArray, labels: LabelArray) -> float | None:
     """Mean binary cross-entropy of logits, in float64; None without cases. log(1 + e^z) - y z, stable for large |z|."""
     if not len(labels):

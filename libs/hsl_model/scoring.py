@@ -19,7 +19,7 @@ from hsl_model.data import ImageSet, SiteData
 from hsl_model.intensity import Intensity
 from hsl_model.methods import load
 from hsl_model.methods.base import Method
-from hsl_model.metrics import log_loss, roc_auc
+from hsl_model.metrics import is_one_answer, log_loss, roc_auc
 from hsl_model.model_state import load_network
 from hsl_model.network import Network
 from hsl_model.protocol.config import RunConfig
@@ -111,7 +111,12 @@ class Scorer:
         if not np.isfinite(logits).all():
             raise DivergedError(what="A score of the network")
         labels = np.asarray(cases.labels)
-        return ValidationMetrics(auc=roc_auc(logits, labels), loss=log_loss(logits, labels), num_cases=len(labels))
+        return ValidationMetrics(
+            auc=roc_auc(logits, labels),
+            loss=log_loss(logits, labels),
+            num_cases=len(labels),
+            one_answer=is_one_answer(logits),
+        )
 
     @torch.inference_mode()
     def _anchor_features(self, config: RunConfig, sat: ImageSet | None) -> Tensor | None:

@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 
-import numpy as np
-
+from hsl_model.metrics import is_one_answer
 from hsl_study.results import CellScores, Results
 from hsl_study.tables import TextTable, scenario_names
 
@@ -25,4 +24,4 @@ def collapsed_table(results: Results) -> TextTable:
 
 
 def _num_constant(scores: CellScores) -> int:
-    return int((np.ptp(scores.logits, axis=1) == 0).sum())
+    return sum(is_one_answer(of_node) for of_node in scores.logits)

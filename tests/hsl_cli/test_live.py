@@ -8,8 +8,10 @@ from rich.console import Console
 
 from hsl_cli.errors import UnreachableError
 from hsl_cli.live import MAX_SILENCE_S, Lines, Picture, Reader, Screen, follow, screen
+from hsl_cli.run_tables import rounds_table
 from hsl_cli.service import Service
 from hsl_model.protocol.clock import ManualClock
+from hsl_model.protocol.messages import ValidationMetrics
 from hsl_model.protocol.states import NodeHealth, NodePhase, RoundStatus, RunStatus
 from hsl_model.protocol.views import RunView
 from tests.hsl_cli.helpers import FakeService, a_node, a_participation, a_round, a_run, digest
@@ -85,6 +87,19 @@ def test_a_log_says_what_changed_and_nothing_twice() -> None:
         "site-1, round 1: no_space: free some",
         "site-1 failed",
     ]
+
+
+def test_a_model_that_gives_every_image_one_answer_is_named_on_screen_in_the_log_and_in_the_table() -> None:
+    collapsed = ValidationMetrics(auc=0.5, num_cases=20, one_answer=True)
+    participations = (a_participation("site-1", digest("c"), validation=collapsed), a_participation("site-2", None))
+    rounds = (a_round(0, *participations, fused=digest("c")),)
+    log = Lines().changes(picture(rounds=rounds))
+    assert "round 0 completed: mean AUC 0.750, fused digest cccccccccccc; site-1: every image gets one answer" in log
+    console = Console(file=StringIO(), width=200)
+    console.print(screen(picture(rounds=rounds)), rounds_table(rounds))
+    assert isinstance(console.file, StringIO)
+    assert "0.625 → 0.500 (one answer)" in console.file.getvalue()
+    assert "site-1: every image gets one answer" in console.file.getvalue()
 
 
 def test_on_a_terminal_notes_stay_above_the_live_picture() -> None:

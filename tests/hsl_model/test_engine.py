@@ -333,6 +333,15 @@ def test_every_image_is_scored_once_in_order(tmp_path: Path) -> None:
     assert found.auc == roc_auc(probabilities, data.test.labels)
     assert found.loss == pytest.approx(log_loss(logits, data.test.labels), rel=1e-4)
     assert validate(spec_of(config), data, start, EngineOptions()).num_cases == 8
+    assert not found.one_answer
+
+
+def test_a_model_that_gives_every_image_one_answer_says_so(tmp_path: Path) -> None:
+    config, data = run_config("swarm"), site_data()
+    dead = {name: np.zeros_like(tensor) for name, tensor in read_tensors(initial_file(config, tmp_path)).items()}
+    start = [write_tensors(tmp_path / "dead.safetensors", dead).path]
+    found = validate(spec_of(config), data, start, EngineOptions())
+    assert (found.auc, found.one_answer) == (0.5, True)
 
 
 def test_images_are_scored_as_they_are_stored(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
-from hsl_model.metrics import log_loss, roc_auc
+from hsl_model.metrics import is_one_answer, log_loss, roc_auc
 
 
 def test_auc_by_hand() -> None:
@@ -39,3 +39,12 @@ def test_log_loss_agrees_with_scikit_learn_and_is_stable() -> None:
     assert log_loss(logits, labels) == pytest.approx(sklearn_log_loss(labels, probabilities), rel=1e-12)
     assert log_loss(np.array([1000.0, -1000.0]), np.array([1, 1], dtype=np.uint8)) == 500.0
     assert log_loss(np.array([]), np.array([], dtype=np.uint8)) is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "collapsed"), [([0.1, 0.1, 0.1], True), ([0.1, 0.1, 0.1000001], False), ([0.1], False), ([], False)]
+)
+def test_one_answer_for_several_images_is_seen_and_one_image_proves_nothing(
+    scores: list[float], collapsed: bool
+) -> None:
+    assert is_one_answer(np.array(scores, dtype=np.float32)) is collapsed

@@ -269,6 +269,7 @@ class ValidationMetrics(Message):
     auc: Fraction | None = Field(description="None where the validation set has one class")
     loss: float | None = None
     num_cases: int = Field(ge=0)
+    one_answer: bool = Field(default=False, description="every image got the same logit: training collapsed")
 
 
 class RoundCosts(Message):
