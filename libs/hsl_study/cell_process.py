@@ -1,7 +1,8 @@
 """One cell in a process of its own: `python -m hsl_study.cell_process WORK`, a `CellWork` of cell_work.py as JSON.
 
-A `CellReply` goes to stdout as one line of JSON, an error of ours as its sentence to stderr with status 2. When its
-time is up, or stdin closes because whoever started it is gone, it writes a snapshot and ends; the same work goes on.
+A `CellReply` goes to stdout as one line of JSON, an error of ours as its sentence to stderr, with status `FORESEEN`.
+When its time is up, or stdin closes because whoever started it is gone, it writes a snapshot and ends; the same work
+goes on.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.manifest import canonical_json
 from hsl_study.arm_data import arm_pool
 from hsl_study.arms import Deployment
-from hsl_study.cell_work import CellWork
+from hsl_study.cell_work import FORESEEN, CellWork
 from hsl_study.cells import CellReply, CellRow, run_cell
 from hsl_study.features import collected
 from hsl_study.federation import never
@@ -161,7 +162,7 @@ def main() -> None:
         reply = answer(CellWork.model_validate_json(sys.argv[1]), SystemClock())
     except HslError as error:
         sys.stderr.write(error.sentence() + "\n")
-        sys.exit(2)
+        sys.exit(FORESEEN)
     sys.stdout.write(reply.model_dump_json() + "\n")
 
 

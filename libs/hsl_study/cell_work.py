@@ -15,6 +15,8 @@ from pathlib import Path
 from hsl_model.protocol.config import Message
 from hsl_model.round_work import EngineOptions
 
+FORESEEN = 2  # the status of an error of ours
+
 
 class CellWork(Message):
     """`stop_after_s`: of the process, after at least one step. `memory_share`: of a GPU that cells share."""

@@ -10,6 +10,7 @@ No more than `jobs` cells are under way, so that an error ends the study soon.
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any
 
 from hsl_model.device import is_gpu
 from hsl_model.protocol.errors import ConfigError, HslError
-from hsl_study.cell_work import CellWork, Ended, run_process
+from hsl_study.cell_work import FORESEEN, CellWork, Ended, run_process
 from hsl_study.cells import CellReply
 
 Engine = Callable[[Iterator[CellWork], int], Iterator[tuple[CellWork, CellReply]]]
@@ -115,9 +116,20 @@ def _in_turn(
 
 def _reply(work: CellWork, ended: Ended) -> CellReply:
     if ended.status:
-        said = (ended.error.strip().splitlines() or ["it said nothing."])[-1]
-        raise CellFailedError(cell=work.title, status=ended.status, said=said)
+        raise CellFailedError(cell=work.title, status=ended.status, said=_told(work, ended))
     return CellReply.model_validate_json(ended.said)
+
+
+def _told(work: CellWork, ended: Ended) -> str:
+    """What we foresaw is a sentence. Of anything else the last line, and the file with all of it."""
+    last = (ended.error.strip().splitlines() or ["it said nothing."])[-1]
+    if ended.status == FORESEEN:
+        return last
+    if ended.status == -signal.SIGKILL:
+        return "somebody killed it, the system perhaps for want of memory: fewer --jobs need less."
+    path = work.folder / "failed.log"
+    path.write_text(f"{work.title}\n{ended.error}")
+    return f"{last} All that it said is in {path}."
 
 
 @contextmanager

@@ -8,6 +8,7 @@ scores/<key>.npz       every test image's logits
 features/<key>.npz     if the study wants them: features of test images (features.py)
 results.jsonl          finished cells in the order they finished; a line that a kill cut off is dropped
 missing.jsonl          cells that the data cannot supply, with the reason
+failed.log             what the last cell that failed unforeseen said, whole
 estimates.json         what was measured before the first cell: a study in pieces does so once
 """
 

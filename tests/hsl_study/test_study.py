@@ -20,7 +20,7 @@ from hsl_model.engine import EngineOptions, Interrupted
 from hsl_model.protocol.clock import SystemClock
 from hsl_model.protocol.errors import ConfigError
 from hsl_study import cell_process, cells, configs, engines
-from hsl_study.cell_work import CellWork
+from hsl_study.cell_work import CellWork, Ended
 from hsl_study.cells import CellReply, CellRow
 from hsl_study.config import StudyConfig
 from hsl_study.contrasts import contrast_table
@@ -311,6 +311,27 @@ def test_a_cell_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
     (cell / "run.json").write_text("{}")
     with pytest.raises(CellFailedError, match=r"given/swarm/0 ended with status 2: .* holds another run"):
         Grid(folder, SystemClock(), lambda _: None).run(jobs=1, budget_hours=None)
+
+
+def test_of_a_cell_that_failed_unforeseen_all_that_it_said_is_kept(tmp_path: Path) -> None:
+    folder = StudyFolder.create(tiny(seeds=[0]), tmp_path)
+    folder.cell(("given", "swarm", 0)).parent.mkdir()
+    folder.cell(("given", "swarm", 0)).write_text("a file where its folder should be")
+    with pytest.raises(CellFailedError, match=r"given/swarm/0 ended with status 1: FileExistsError: .*failed\.log"):
+        Grid(folder, SystemClock(), lambda _: None).run(jobs=1, budget_hours=None)
+    log = (folder.path / "failed.log").read_text()
+    assert log.startswith("given/swarm/0\nTraceback")
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [(-9, "", "for want of memory: fewer --jobs"), (-11, "", "it said nothing"), (1, "a\nb\n", ": b All that it said")],
+)
+def test_how_a_cell_ended_is_told(status: int, error: str, told: str, tmp_path: Path) -> None:
+    work = CellWork(folder=tmp_path, scenario=0, key=("given", "swarm", 0), options=EngineOptions())
+    with pytest.raises(CellFailedError, match=f"ended with status {status}: ") as raised:
+        engines._reply(work, Ended(status, "", error))
+    assert told in raised.value.sentence()
 
 
 def test_tables_and_report_are_made_of_the_rows(finished: StudyFolder) -> None:
