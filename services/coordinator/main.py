@@ -10,8 +10,8 @@ import uvicorn
 from coordinator.app import create_app
 from coordinator.hub.admin import HubAdmin
 from coordinator.kernel import Kernel
-from coordinator.logs import configure_logs
 from coordinator.settings import CoordinatorSettings
+from hsl_model.logs import configure_logs
 
 GRACE_S = 2  # a request that hangs must not keep a supervisor from restarting the coordinator
 KEEP_ALIVE_S = 75  # longer than the nodes' pauses between messages, so that they need no new TLS handshake each time
@@ -33,7 +33,7 @@ def serve(settings: CoordinatorSettings, *, hub: HubAdmin | None = None) -> None
     """Serve until SIGTERM or SIGINT; exits with status 0 then. `hub`: None takes the one of the settings."""
     os.umask(0o077)  # the database holds the hashes of tokens: nobody else on this machine reads it
     settings.workdir.mkdir(parents=True, exist_ok=True)
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, ("apscheduler", "alembic", "httpx", "httpcore"))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)  # uvicorn takes them over while it runs, and raises them again at its end
     app = create_app(settings, hub=hub)

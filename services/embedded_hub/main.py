@@ -19,9 +19,9 @@ from embedded_hub.server import Connections, HubParts, listen
 from embedded_hub.settings import ADMIN_HOST, HubSettings
 from embedded_hub.users import Users, ensure_host_key, host_key_line
 from hsl_model.durable import write_bytes
+from hsl_model.logs import configure_logs
 from hsl_model.memory import keep_freed_memory
 from hub_kit.admin import serving
-from hub_kit.logs import configure_logs
 from hub_kit.process import lock_folder, until_signalled
 
 _log = structlog.get_logger(__name__)

@@ -16,9 +16,9 @@ from contextlib import asynccontextmanager
 import structlog
 
 from hsl_model.durable import write_bytes
+from hsl_model.logs import configure_logs
 from hub_kit.admin import serving
 from hub_kit.errors import HubError
-from hub_kit.logs import configure_logs
 from hub_kit.process import lock_folder, until_signalled
 from sftpgo_hub.admin import Address, create_admin
 from sftpgo_hub.folder import environment, prepare

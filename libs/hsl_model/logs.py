@@ -1,4 +1,7 @@
-"""Structured logs, one JSON object a line on stderr, also for the libraries. Never a token, code or key."""
+"""Structured logs of coordinator and hubs, one JSON object a line on stderr, also for the libraries.
+
+Never a token, code or key.
+"""
 
 import logging
 import sys
@@ -10,8 +13,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 _SECRET_WORDS = ("token", "authorization", "password", "secret", "enrolment_code")
 
 
-def configure_logs(level: str) -> None:
-    """Once a process, by its `main`; `create_app` alone leaves logging as it finds it."""
+def configure_logs(level: str, chatty: tuple[str, ...]) -> None:
+    """Once a process, by its `serve`. `chatty`: libraries with a line for everything, of which warnings are enough."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -39,8 +42,8 @@ def configure_logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for chatty in ("apscheduler", "alembic", "httpx", "httpcore"):  # one line a second says nothing
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in chatty:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _hide_secrets(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:
