@@ -9,7 +9,7 @@ Whether groups can be kept whole at that size is known when images are drawn (`p
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from hsl_data.split import SPLITS, Counts, Split, quotas
 from hsl_study.scenarios import NodeTable, Scenario, SplitRule, split_by_class, split_by_node
@@ -17,6 +17,7 @@ from hsl_study.scenarios import NodeTable, Scenario, SplitRule, split_by_class, 
 LEAST = 10  # of either class, so that the smallest node validates on two images, one of either
 ROOM_PERCENT = 92  # of a split of a class: the rest is for groups that stay whole
 STEPS = 1000
+TOLD = 1.25  # times less rare than published; below that it is rounding
 
 
 def fitted(scenario: Scenario, domains: Mapping[str, Counts], regions: Mapping[str, str]) -> Scenario:
@@ -44,6 +45,32 @@ def largest_domains(domains: Mapping[str, Counts]) -> dict[str, Counts]:
     return found
 
 
+def fit_lines(scenario: Scenario) -> Iterator[str]:
+    """What fitting did to it, and what it could not keep; nothing for one as published."""
+    if not scenario.published:
+        return
+    held = {node.node_id: node.counts for node in scenario.nodes}
+    told = (
+        f"{node} {before[0]}:{before[1]} to {held[node][0]}:{held[node][1]}"
+        for node, before in scenario.published.items()
+    )
+    yield f"Shrunk to the images there are: {', '.join(told)}."
+    shares = {
+        (node, label): held[node][label] / before[label]
+        for node, before in scenario.published.items()
+        for label in (0, 1)
+        if before[label]
+    }
+    common = min(shares.values())
+    rarer = [
+        f"{('negatives', 'positives')[label]} of {node} {share / common:.1f} times"
+        for (node, label), share in shares.items()
+        if share > TOLD * common
+    ]
+    if rarer:
+        yield f"A class keeps {LEAST} images, so these are less rare than published: {', '.join(rarer)}."
+
+
 def _renamed(scenario: Scenario, domains: Mapping[str, Counts], regions: Mapping[str, str]) -> Scenario:
     named = [
         [(regions.get(region, region), counts) for region, counts in node.parts.items()] for node in scenario.nodes
@@ -64,7 +91,8 @@ def _scaled(scenario: Scenario, step: int) -> Scenario:
         return scenario
     rule: SplitRule = split_by_class if scenario.shares_images else split_by_node
     nodes = [_scaled_node(node, step, rule) for node in scenario.nodes]
-    return scenario.model_copy(update={"nodes": tuple(nodes)})
+    published = {node.node_id: node.counts for node in scenario.nodes}
+    return scenario.model_copy(update={"nodes": tuple(nodes), "published": published})
 
 
 def _scaled_node(node: NodeTable, step: int, rule: SplitRule) -> NodeTable:

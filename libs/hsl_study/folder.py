@@ -9,6 +9,7 @@ features/<key>.npz     if the study wants them: features of test images (feature
 results.jsonl          finished cells in the order they finished; a line that a kill cut off is dropped
 missing.jsonl          cells that the data cannot supply, with the reason
 failed.log             what the last cell that failed unforeseen said, whole
+scenarios.txt          what the images are and what each node got of them with the first seed
 estimates.json         what was measured before the first cell: a study in pieces does so once
 """
 
@@ -128,6 +129,13 @@ class StudyFolder:
     def set_missing(self, cells: list[MissingCell]) -> None:
         write_bytes(self.path / "missing.jsonl", b"".join(cell.model_dump_json().encode() + b"\n" for cell in cells))
 
+    def scenarios_said(self) -> str:
+        path = self.path / "scenarios.txt"
+        return path.read_text() if path.is_file() else ""
+
+    def say_scenarios(self, lines: list[str]) -> None:
+        write_bytes(self.path / "scenarios.txt", "".join(f"{line}\n" for line in lines).encode())
+
     def estimates(self) -> dict[str, float]:
         """Seconds of a cell, as a study that was stopped estimated them; the key says of what."""
         path = self.path / "estimates.json"
@@ -165,7 +173,8 @@ def _other(file: Path, config: StudyConfig) -> str:
 def _forget(path: Path) -> None:
     """What was made for a study that never began: its anchors and phantoms, what was measured. The cache knows its
     source by itself."""
-    for pattern in (f"{OWN}.safetensors", f"{OWN}.*.safetensors", "phantoms.npz", "estimates.json", "missing.jsonl"):
+    made = (f"{OWN}.safetensors", f"{OWN}.*.safetensors", "phantoms.npz")
+    for pattern in (*made, "scenarios.txt", "estimates.json", "missing.jsonl"):
         for file in path.glob(pattern):
             file.unlink()
     shutil.rmtree(path / "phantoms", ignore_errors=True)

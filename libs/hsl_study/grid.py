@@ -45,6 +45,13 @@ class BudgetError(HslError):
     )
 
 
+class NothingToRunError(HslError):
+    code = "study_nothing_to_run"
+    http_status = 422
+    title = "No cell of the study can be run"
+    template = "None of the study's cells can be run with these images. {reason}"
+
+
 @dataclass(frozen=True)
 class _Cell:
     scenario: int
@@ -60,12 +67,10 @@ class Grid:
     engine: Engine = local
 
     def run(self, jobs: int, budget_hours: float | None, stop_after_s: float | None = None) -> int:
-        """How many cells are left because the time was up. Raises `BudgetError` before anything is trained,
-        `CellFailedError` after the cells that still ran."""
+        """How many cells are left because the time was up. Raises `BudgetError` or `NothingToRunError` before anything
+        is trained, `CellFailedError` after the cells that still ran."""
         begun_s = self.clock.monotonic()
         pool = self.folder.pool()
-        for line in pool.lines():
-            self.say(line)
         waiting, costs = self._waiting(pool)
         hours = self._hours([costs[cell.scenario, cell.key[1]] for cell in waiting], jobs)
         self.say(f"{len(waiting)} cells to run, {jobs} at a time: about {hours:.2f} hours")
@@ -115,6 +120,7 @@ class Grid:
         missing: list[MissingCell] = []
         costs: dict[tuple[int, str], float] = {}
         known = self.folder.estimates()
+        told = self._say_all(pool.lines())
         for scenario, seed in product(range(len(config.scenarios)), config.seeds):
             try:
                 partition = self.folder.partition(pool, scenario, seed)
@@ -124,8 +130,7 @@ class Grid:
                 self.say(f"seed {seed}: {reason}")
                 continue
             if seed == config.seeds[0]:
-                for line in partition.lines():
-                    self.say(line)
+                told += self._say_all(partition.lines())
             for arm in config.arms:
                 key = (partition.scenario.name, arm.name, seed)
                 if key not in done:
@@ -134,9 +139,17 @@ class Grid:
                     if name not in known:
                         known[name] = self._seconds(arm, partition, pool, seed)
                     costs[scenario, arm.name] = known[name]
+        self.folder.say_scenarios(told)
         self.folder.set_missing(missing)
+        if not waiting and not done:
+            raise NothingToRunError(reason=missing[0].reason)
         self.folder.set_estimates(known)
         return waiting, costs
+
+    def _say_all(self, lines: list[str]) -> list[str]:
+        for line in lines:
+            self.say(line)
+        return lines
 
     def _seconds(self, arm: ArmConfig, partition: Partition, pool: Pool, seed: int) -> float:
         """Of one cell of the arm, measured here."""

@@ -18,6 +18,7 @@ from typing import Literal
 
 from hsl_data.split import SPLITS, Counts, Split, keyed_number, split_groups, take_groups
 from hsl_model.protocol.errors import HslError
+from hsl_study.fitting import fit_lines
 from hsl_study.held_out import OfficialPart, official_parts, unseen_groups
 from hsl_study.scenarios import NodeTable, Scenario, SplitCounts
 
@@ -73,6 +74,7 @@ class Partition:
                 f"{split} {_ratio(self.built[node.node_id][split])} ({_ratio(node.splits[split])})" for split in SPLITS
             ]
             lines.append(f"{node.node_id:20} {'  '.join(cells)}")
+        lines += fit_lines(self.scenario)
         if self.scenario.inferred:
             lines.append("The composition is inferred from published sizes, not stated by the paper.")
         if self.scenario.shares_images:

@@ -79,6 +79,9 @@ class Scenario(Message):
     acquisitions: AcquisitionPlan | None = None
     scored: OfficialPart | None = None
     unseen: UnseenPopulation | None = None
+    published: dict[NodeId, Counts] = Field(
+        default_factory=dict, description="what its nodes held before it was fitted to a data set; empty: not fitted"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

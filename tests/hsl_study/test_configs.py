@@ -13,7 +13,7 @@ from hsl_model.protocol.config import RunConfig
 from hsl_model.protocol.errors import ConfigError
 from hsl_study import configs, scenarios
 from hsl_study.config import ScenarioConfig, StudyConfig
-from hsl_study.fitting import LEAST, fitted
+from hsl_study.fitting import LEAST, fit_lines, fitted
 from hsl_study.partition import PoolCase, build_partition
 from hsl_study.scales import SCALES, composed, named_arms
 
@@ -177,6 +177,19 @@ def test_fitting_keeps_the_shape_and_takes_all_it_can() -> None:
     assert sum(counts[0] for counts in given.values()) > 0.88 * 3297
     assert (given["rare-region"][1], given["screening-centre"][1]) == (7, LEAST), "the published region has seven"
     assert not any(node.parts for node in found.nodes)
+    assert next(fit_lines(found)).startswith("Shrunk to the images there are: screening-centre 3098:31 to ")
+
+
+def test_what_fitting_could_not_keep_is_told_with_its_factor() -> None:
+    """All but the rare class is scaled by 33/1985; it keeps 10 of 39, which is 15.4 times as large a share."""
+    found = fitted(scenarios.label_skew(100, None, 3970), {"": (76, 74)}, {})
+    assert list(fit_lines(found)) == [
+        "Shrunk to the images there are: node-1 1985:1985 to 33:33, node-2 3931:39 to 66:10.",
+        "A class keeps 10 images, so these are less rare than published: positives of node-2 15.4 times.",
+    ]
+    alike = fitted(scenarios.label_skew(2, None, 3970), {"": (76, 74)}, {})
+    assert len(list(fit_lines(alike))) == 1
+    assert list(fit_lines(scenarios.label_skew(100, None, 3970))) == []
 
 
 def test_what_is_there_in_full_is_left_as_it_is() -> None:

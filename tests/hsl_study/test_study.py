@@ -26,7 +26,7 @@ from hsl_study.config import StudyConfig
 from hsl_study.contrasts import contrast_table
 from hsl_study.engines import RayMissingError, engine_named
 from hsl_study.folder import StudyFolder
-from hsl_study.grid import BudgetError, CellFailedError, Grid
+from hsl_study.grid import BudgetError, CellFailedError, Grid, NothingToRunError
 from hsl_study.report import html_report
 from hsl_study.results import Results
 from hsl_study.tables import auc_table
@@ -270,6 +270,22 @@ def test_over_budget_nothing_is_trained(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="2 cells would take"):
         Grid(folder, SystemClock(), lambda _: None).run(jobs=1, budget_hours=1e-9)
     assert folder.rows() == {}
+
+
+def test_a_study_of_which_nothing_can_run_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    folder = StudyFolder.create(tiny(scenarios=[IMPOSSIBLE]), tmp_path)
+    with pytest.raises(
+        NothingToRunError, match=r"None of the study's cells can be run .* too-large .* cannot be built"
+    ):
+        Grid(folder, SystemClock(), lambda _: None).run(jobs=1, budget_hours=None)
+    assert len(folder.missing()) == 4
+
+
+def test_the_report_says_what_each_node_got(finished: StudyFolder) -> None:
+    said = finished.scenarios_said()
+    assert "npz phantoms.npz: 300 images found, 300 usable." in said
+    assert "clinic-a             training 24:12 (24:12)" in said
+    assert said in html_report(Results(finished))
 
 
 def test_another_study_in_the_folder_is_refused(finished: StudyFolder) -> None:
