@@ -94,15 +94,19 @@ def run(
     """Run what is not yet finished, then write report.html. Exit code 4: stopped as asked, the same command goes on."""
     from hsl_cli.output import say
     from hsl_cli.study_file import load_study
+    from hsl_model.locking import alone
     from hsl_model.protocol.clock import SystemClock
     from hsl_study.engines import engine_named
     from hsl_study.folder import StudyFolder
     from hsl_study.grid import Grid
 
-    options, study = machine.options(), load_study(config, changes.options())
-    grid = Grid(StudyFolder.create(study, workdir), SystemClock(), say, options, engine_named(machine.engine))
-    num_left = grid.run(machine.jobs, budget_hours, None if stop_after is None else 60 * stop_after)
-    report(workdir)
+    options, study, engine = machine.options(), load_study(config, changes.options()), engine_named(machine.engine)
+    workdir.mkdir(parents=True, exist_ok=True)
+    busy = BadInputError(reason=f"Another study is running in {workdir}; wait for it, or take another --workdir.")
+    with alone(workdir / "lock", busy):
+        grid = Grid(StudyFolder.create(study, workdir), SystemClock(), say, options, engine)
+        num_left = grid.run(machine.jobs, budget_hours, None if stop_after is None else 60 * stop_after)
+        report(workdir)
     if num_left:
         say(f"{num_left} cells are left; the same command goes on with them.")
         raise typer.Exit(STOPPED)

@@ -8,12 +8,11 @@ with a file that differs, the folder is built anew. A lock per binding lets one 
 """
 
 import csv
-import fcntl
 import hashlib
 import io
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from hsl_data.split import SPLITS, Split
 from hsl_model.checkpoint import sha256_file
 from hsl_model.data import ImageSet
 from hsl_model.durable import publish, write_bytes
+from hsl_model.locking import locked
 from hsl_model.protocol.config import Message, Sha256, TaskConfig
 
 FORMAT = 3  # raise it whenever the same source would give other pixels, splits or files
@@ -57,13 +57,9 @@ class CacheSlot:
         """For people and studies: which image lies in which split. It stays in this folder."""
         return self.folder / "cases.csv"
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """One builder at a time; a killed one leaves no lock behind."""
-        self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self._cache / f"{self._binding_key}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return locked(self._cache / f"{self._binding_key}.lock")
 
     def load(self) -> tuple[dict[Split, ImageSet], TruthReport] | None:
         """The prepared splits, memory-mapped; None where they are missing, unfinished or altered."""

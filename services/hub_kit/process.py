@@ -1,31 +1,21 @@
 """The life of a hub's process: alone in its folder, until a signal ends it."""
 
 import asyncio
-import fcntl
-import os
 import signal
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 
 import structlog
 
+from hsl_model.locking import alone
 from hub_kit.errors import AlreadyServedError
 
 _log = structlog.get_logger(__name__)
 
 
-@contextmanager
-def lock_folder(root: Path) -> Iterator[None]:
-    """Two hubs on one folder would undo each other's users."""
-    descriptor = os.open(root / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise AlreadyServedError(root=root) from error
-    finally:
-        os.close(descriptor)
+def lock_folder(root: Path) -> AbstractContextManager[None]:
+    """Two hubs on one folder would undo each other's users. Raises `AlreadyServedError` when entered."""
+    return alone(root / "hub.lock", AlreadyServedError(root=root))
 
 
 async def until_signalled(hub: AbstractAsyncContextManager[object]) -> None:

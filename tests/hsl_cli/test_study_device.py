@@ -9,6 +9,7 @@ import torch
 from typer.testing import Result
 
 from hsl_cli import study
+from hsl_model.locking import alone
 from hsl_study import engines
 from hsl_study.grid import Grid
 
@@ -54,3 +55,15 @@ def test_options_reach_the_cells_and_a_study_that_was_stopped_ends_with_4(
     chosen, engine, jobs, stop_after_s = given
     assert (chosen.device, chosen.channels_last, chosen.compiled, chosen.cache_on_device) == ("cpu", True, True, True)
     assert (engine, jobs, stop_after_s) == (engines.local, 2, 90.0)
+
+
+def test_a_second_command_in_the_folder_of_a_study_that_is_running_is_refused(
+    hsl: Callable[..., Result], tmp_path: Path
+) -> None:
+    """It could else take the place of a study that is still reading its images."""
+    (tmp_path / "study").mkdir()
+    with alone(tmp_path / "study" / "lock", RuntimeError("nobody else is there")):
+        told = hsl("study", "run", "smoke", "--workdir", tmp_path / "study")
+    assert told.exit_code == 2
+    assert "Another study is running in" in told.stderr
+    assert not (tmp_path / "study" / "study.json").exists()

@@ -1,8 +1,6 @@
 """The demo's folder: who may use it, what lies where, and the memory that lets the same command continue."""
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from hsl_cli.demo.ports import choose_ports
 from hsl_cli.demo.settings import Choices, Memory
 from hsl_cli.errors import BadInputError
 from hsl_model.durable import write_private
+from hsl_model.locking import alone
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,14 @@ def claimed(root: Path) -> Iterator[Layout]:
         root.mkdir(parents=True, exist_ok=True)
         _check_ours(root)
         (root / "logs").mkdir(exist_ok=True)
-        lock = os.open(root / "demo.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        (root / "demo.lock").touch(0o600)
     except OSError as error:
         raise BadInputError(
             reason=f"--workdir {root}: cannot write there ({error.strerror}); choose another folder."
         ) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInputError(
-                reason=f"--workdir {root}: another demo is running in this folder; wait for it or choose another."
-            ) from error
+    reason = f"--workdir {root}: another demo is running in this folder; wait for it or choose another."
+    with alone(root / "demo.lock", BadInputError(reason=reason)):
         yield Layout(root.resolve())
-    finally:
-        os.close(lock)
 
 
 def remembered(layout: Layout) -> Memory | None:
