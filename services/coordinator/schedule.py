@@ -10,6 +10,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from coordinator.events.service import TICK
+from coordinator.hub.admin import Drift
 from coordinator.kernel import Kernel
 from coordinator.ledger import repository as ledger
 from coordinator.ledger import watch
@@ -19,6 +20,7 @@ from coordinator.rounds.moves import Act
 from coordinator.rounds.tick import tick
 
 HUB_PAUSE_S = 5.0  # a hub that hangs until its timeout must not hold up every tick
+SECOND_LOOK_S = 30.0  # by then an enrolment that was under way has ended
 TIDY_EVERY_S = 600.0  # a hub's disk fills by rounds, not by seconds
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +33,8 @@ class Beat:
         self._hub_again_at = float("-inf")
         self._tidy_again_at = kernel.clock.monotonic() + TIDY_EVERY_S
         self._untidy: list[str] = []  # nodes whose folders are still to be looked at
-        self._is_compared = False
+        self._compare_again_at: float | None = float("-inf")
+        self._suspects: tuple[Drift, ...] = ()  # what the first look at the hub's users found
 
     def __call__(self) -> None:
         self._safely("tick", self._tick)
@@ -50,10 +53,17 @@ class Beat:
         provisioning.catch_up(self._kernel, only_cuts=is_held)
         if is_held:  # a restored ledger may not know whose accounts and files these are
             return
-        if not self._is_compared:  # once a start, as soon as the hub answers and has what it missed
-            provisioning.compare(self._kernel)
-            self._is_compared = True
+        self._compare()
         self._tidy()
+
+    def _compare(self) -> None:
+        """Once a start, as soon as the hub answers and has what it missed; what differs is looked at twice."""
+        now_s = self._kernel.clock.monotonic()
+        if self._compare_again_at is None or now_s < self._compare_again_at:
+            return
+        is_second = bool(self._suspects)
+        self._suspects = provisioning.compare(self._kernel, self._suspects)
+        self._compare_again_at = now_s + SECOND_LOOK_S if self._suspects and not is_second else None
 
     def _tidy(self) -> None:
         """One folder a beat: two hundred at once would hold up the next tick."""

@@ -1,12 +1,13 @@
 """The hub's accounts follow the tables. Always outside a transaction: a slow hub must not hold the database."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.events import service as events
-from coordinator.hub.admin import ComparingHubAdmin, DriftKind, HubAdmin, HubAdminError, RosterAccount
+from coordinator.hub.admin import ComparingHubAdmin, Drift, DriftKind, HubAdmin, HubAdminError, RosterAccount
 from coordinator.kernel import Kernel
 from coordinator.nodes import repository
 from coordinator.nodes.errors import HubUnknownError, HubUnreachableError
@@ -123,11 +124,15 @@ def tidy(kernel: Kernel, node_id: str) -> None:
     _log.info("hub_tidied", node_id=node_id, num_files=len(free))
 
 
-def compare(kernel: Kernel) -> None:
-    """Hold the hub's users against the ledger; each difference becomes an event. Raises `HubUnreachableError`."""
+def compare(kernel: Kernel, before: Collection[Drift]) -> tuple[Drift, ...]:
+    """Hold the hub's users against the ledger. Who was cut becomes an event at once, another difference where it was
+    there `before` as well: the hub has a key a moment earlier than the ledger, so it may be an enrolment under way.
+
+    Returns the differences that are to be looked at once more. Raises `HubUnreachableError`.
+    """
     hub = kernel.hub
     if not isinstance(hub, ComparingHubAdmin):
-        return
+        return ()
 
     def roster() -> dict[str, RosterAccount]:
         with kernel.snapshot() as session:
@@ -142,7 +147,7 @@ def compare(kernel: Kernel) -> None:
         raise _unreachable("its users", error) from error
     known = roster()
     with kernel.transaction() as session:
-        for drift in drifts:
+        for drift in (one for one in drifts if one.kind.is_cut or one in before):
             node_id = drift.username if drift.username in known else None
             what: dict[str, events.EventValue] = {
                 "username": drift.username,
@@ -152,6 +157,7 @@ def compare(kernel: Kernel) -> None:
             }
             events.append(session, kernel.clock, "hub.drift", events.TICK, None, None, node_id, **what)
             _log.warning("hub_drift", **what)
+    return tuple(drift for drift in drifts if not drift.kind.is_cut and drift not in before)
 
 
 def _unreachable(node_id: str, error: HubAdminError) -> HubUnreachableError:

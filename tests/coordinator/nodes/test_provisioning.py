@@ -9,7 +9,7 @@ from coordinator.app import create_app
 from coordinator.hub.admin import Drift, DriftKind, HubAdmin, RosterAccount
 from coordinator.hub.embedded import EmbeddedHubAdmin
 from coordinator.hub.sftpgo import SftpgoHubAdmin
-from coordinator.schedule import HUB_PAUSE_S
+from coordinator.schedule import HUB_PAUSE_S, SECOND_LOOK_S
 from coordinator.tables import NodeRow
 from hsl_model.protocol.clock import ManualClock
 from hsl_model.protocol.transport import API
@@ -80,9 +80,10 @@ class ComparingHub(MemoryHub):
         return self.found
 
 
-def test_at_its_start_the_coordinator_compares_once_and_writes_down_what_differs(
+def test_at_its_start_the_coordinator_looks_twice_and_writes_down_what_differs(
     sqlite_url: str, clock: ManualClock
 ) -> None:
+    """Who is cut is told at once; the rest when it is still so after half a minute."""
     hub = ComparingHub(found=(Drift("alpha", DriftKind.KEY), Drift("x" * 200, DriftKind.UNKNOWN)))
     with open_alliance(sqlite_url, clock, hub) as alliance:
         alliance.enrol("alpha")
@@ -93,9 +94,15 @@ def test_at_its_start_the_coordinator_compares_once_and_writes_down_what_differs
         alliance.beat()
         assert "hub.drift" not in alliance.event_kinds()
         hub.is_down = False
+        alliance.beat(HUB_PAUSE_S)
+        assert alliance.event_kinds().count("hub.drift") == 1, "the one that was cut"
+        hub.found = hub.found[:1]
+        alliance.beat(SECOND_LOOK_S - 1)
+        assert len(hub.rosters) == 1, "not yet"
         for _ in range(3):
-            alliance.beat(HUB_PAUSE_S)
-        (roster,) = hub.rosters
+            alliance.beat(SECOND_LOOK_S)
+        first, roster = hub.rosters
+        assert first == roster
         assert {name: (entry.ssh_public_key is not None, entry.is_revoked) for name, entry in roster.items()} == {
             "alpha": (True, False),
             "beta": (False, False),
@@ -103,11 +110,24 @@ def test_at_its_start_the_coordinator_compares_once_and_writes_down_what_differs
         }
         events = alliance.admin.get(f"{API}/events", limit=500, kind="hub.drift").json()["items"]
         assert [(event["node_id"], event["data"]["what"], event["data"]["cut"]) for event in events] == [
-            ("alpha", "key", False),
             (None, "unknown", True),
+            ("alpha", "key", False),
         ]
-        assert events[1]["data"]["username"] == "x" * 200
+        assert events[0]["data"]["username"] == "x" * 200
         assert all(event["data"]["advice"] for event in events)
+
+
+def test_an_enrolment_that_was_under_way_is_no_drift(sqlite_url: str, clock: ManualClock) -> None:
+    """The hub has the key a moment before the ledger does."""
+    hub = ComparingHub(found=(Drift("alpha", DriftKind.KEY),))
+    with open_alliance(sqlite_url, clock, hub) as alliance:
+        alliance.enrol("alpha")
+        alliance.beat()
+        hub.found = ()
+        for _ in range(3):
+            alliance.beat(SECOND_LOOK_S)
+        assert len(hub.rosters) == 2
+        assert "hub.drift" not in alliance.event_kinds()
 
 
 @pytest.mark.parametrize(("kind", "admin"), [("embedded", EmbeddedHubAdmin), ("sftpgo", SftpgoHubAdmin)])
