@@ -102,8 +102,8 @@ def run(
 
     options, study, engine = machine.options(), load_study(config, changes.options()), engine_named(machine.engine)
     workdir.mkdir(parents=True, exist_ok=True)
-    busy = BadInputError(reason=f"Another study is running in {workdir}; wait for it, or take another --workdir.")
-    with alone(workdir / "lock", busy):
+    reason = f"Another study is running in {workdir}; wait for it, or take another --workdir."
+    with alone(workdir / "lock", lambda: BadInputError(reason=reason)):
         grid = Grid(StudyFolder.create(study, workdir), SystemClock(), say, options, engine)
         num_left = grid.run(machine.jobs, budget_hours, None if stop_after is None else 60 * stop_after)
         report(workdir)

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,14 +17,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(path: Path, busy: Exception) -> Iterator[None]:
-    """The same, but where another process has it `busy` is raised at once."""
+def alone(path: Path, busy: Callable[[], Exception]) -> Iterator[None]:
+    """Hold it likewise, or raise `busy()` at once where another process has it. Its folder must exist."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise busy from error
+            raise busy() from error
         yield
     finally:
         os.close(descriptor)

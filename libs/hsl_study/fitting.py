@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from hsl_data.split import SPLITS, Counts, Split, quotas
-from hsl_study.scenarios import NodeTable, Scenario, SplitRule, split_by_class, split_by_node
+from hsl_study.scenarios import NodeTable, Scenario, SplitRule, ratio, split_by_class, split_by_node
 
 LEAST = 10  # of either class, so that the smallest node validates on two images, one of either
 ROOM_PERCENT = 92  # of a split of a class: the rest is for groups that stay whole
@@ -40,7 +40,7 @@ def largest_domains(domains: Mapping[str, Counts]) -> dict[str, Counts]:
     """
     found = {domain: counts for domain, counts in domains.items() if min(counts) >= 3 * LEAST}
     if len(found) < 2:
-        there = ", ".join(f"{name or 'all'} {negative}:{positive}" for name, (negative, positive) in domains.items())
+        there = ", ".join(f"{name or 'all'} {ratio(counts)}" for name, counts in domains.items())
         raise ValueError(f"it needs two domains with {3 * LEAST} images of either class, and there are {there}")
     return found
 
@@ -50,10 +50,7 @@ def fit_lines(scenario: Scenario) -> Iterator[str]:
     if not scenario.published:
         return
     held = {node.node_id: node.counts for node in scenario.nodes}
-    told = (
-        f"{node} {before[0]}:{before[1]} to {held[node][0]}:{held[node][1]}"
-        for node, before in scenario.published.items()
-    )
+    told = (f"{node} {ratio(before)} to {ratio(held[node])}" for node, before in scenario.published.items())
     yield f"Shrunk to the images there are: {', '.join(told)}."
     shares = {
         (node, label): held[node][label] / before[label]

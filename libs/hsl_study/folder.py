@@ -67,7 +67,11 @@ class StudyFolder:
         identity, file = canonical_json(config), path / "study.json"
         if file.is_file() and file.read_bytes() != identity:
             if _has_begun(path):
-                raise ConfigError(reason=f"{path} holds {_other(file, config)}; take another --workdir")
+                held = cls(path).config
+                differs = ", ".join(key for key, value in config if value != getattr(held, key))
+                raise ConfigError(
+                    reason=f"{path} holds another study, which differs in {differs}; take another --workdir"
+                )
             _forget(path)
         write_bytes(file, identity)
         return cls(path)
@@ -129,11 +133,11 @@ class StudyFolder:
     def set_missing(self, cells: list[MissingCell]) -> None:
         write_bytes(self.path / "missing.jsonl", b"".join(cell.model_dump_json().encode() + b"\n" for cell in cells))
 
-    def scenarios_said(self) -> str:
+    def scenarios(self) -> str:
         path = self.path / "scenarios.txt"
         return path.read_text() if path.is_file() else ""
 
-    def say_scenarios(self, lines: list[str]) -> None:
+    def set_scenarios(self, lines: list[str]) -> None:
         write_bytes(self.path / "scenarios.txt", "".join(f"{line}\n" for line in lines).encode())
 
     def estimates(self) -> dict[str, float]:
@@ -161,15 +165,6 @@ def _has_begun(path: Path) -> bool:
     return any((path / "cells").glob("*")) or (path / "results.jsonl").is_file()
 
 
-def _other(file: Path, config: StudyConfig) -> str:
-    """What the folder holds, so that a slip in the command is seen; of another version there is no telling."""
-    try:
-        held = StudyConfig.model_validate_json(file.read_bytes())
-    except ValidationError:
-        return "another study, or one of another version"
-    return f"another study, which differs in {', '.join(key for key, value in config if value != getattr(held, key))}"
-
-
 def _forget(path: Path) -> None:
     """What was made for a study that never began: its anchors and phantoms, what was measured. The cache knows its
     source by itself."""
@@ -177,7 +172,8 @@ def _forget(path: Path) -> None:
     for pattern in (*made, "scenarios.txt", "estimates.json", "missing.jsonl"):
         for file in path.glob(pattern):
             file.unlink()
-    shutil.rmtree(path / "phantoms", ignore_errors=True)
+    if (path / "phantoms").is_dir():
+        shutil.rmtree(path / "phantoms")
 
 
 def _phantoms(config: PhantomConfig, task: TaskConfig, folder: Path) -> SiteBinding:

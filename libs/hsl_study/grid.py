@@ -139,7 +139,7 @@ class Grid:
                     if name not in known:
                         known[name] = self._seconds(arm, partition, pool, seed)
                     costs[scenario, arm.name] = known[name]
-        self.folder.say_scenarios(told)
+        self.folder.set_scenarios(told)
         self.folder.set_missing(missing)
         if not waiting and not done:
             raise NothingToRunError(reason=missing[0].reason)

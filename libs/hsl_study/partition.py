@@ -20,7 +20,7 @@ from hsl_data.split import SPLITS, Counts, Split, keyed_number, split_groups, ta
 from hsl_model.protocol.errors import HslError
 from hsl_study.fitting import fit_lines
 from hsl_study.held_out import OfficialPart, official_parts, unseen_groups
-from hsl_study.scenarios import NodeTable, Scenario, SplitCounts
+from hsl_study.scenarios import NodeTable, Scenario, SplitCounts, ratio
 
 Mode = Literal["patient", "paper"]
 TOLERANCE_PERCENT = 2  # of a class of a node: how far `patient` may stay below its table, since groups stay whole
@@ -71,7 +71,7 @@ class Partition:
         lines = [f"{self.scenario.name}, {self.mode} mode: images built (asked), negative:positive"]
         for node in self.scenario.nodes:
             cells = [
-                f"{split} {_ratio(self.built[node.node_id][split])} ({_ratio(node.splits[split])})" for split in SPLITS
+                f"{split} {ratio(self.built[node.node_id][split])} ({ratio(node.splits[split])})" for split in SPLITS
             ]
             lines.append(f"{node.node_id:20} {'  '.join(cells)}")
         lines += fit_lines(self.scenario)
@@ -298,7 +298,3 @@ def _check_built(scenario: Scenario, mode: Mode, built: dict[str, SplitCounts]) 
                 )
                 shortage = f"{node.node_id} would get, of class {label}, {cells}"
                 raise ScenarioInfeasibleError(scenario=scenario.name, mode=mode, shortage=shortage)
-
-
-def _ratio(counts: Counts) -> str:
-    return f"{counts[0]}:{counts[1]}"

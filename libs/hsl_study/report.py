@@ -56,7 +56,7 @@ def _summary(results: Results) -> Iterator[str]:
     scale = "" if config.scale is None else f"Scale {config.scale}. "
     yield f"<p>{scale}{len(rows)} of {num_cells} cells, {hours:.2f} hours of training.</p>"
     yield from (_table(table) for table in (missing_table(results), collapsed_table(results)) if table.rows)
-    if said := results.folder.scenarios_said():
+    if said := results.folder.scenarios():
         yield f"<h2>Images</h2><pre>{html.escape(said)}</pre>"
 
 

@@ -45,6 +45,11 @@ HOSPITALS: Mapping[str, Counts] = {  # benign, malignant
 SplitCounts = dict[Split, Counts]
 
 
+def ratio(counts: Counts) -> str:
+    """ "600:8": negative to positive."""
+    return f"{counts[0]}:{counts[1]}"
+
+
 class NodeTable(Message):
     """What one node is to hold: images of the negative and of the positive class in each split.
 

@@ -33,7 +33,7 @@ class Beat:
         self._hub_again_at = float("-inf")
         self._tidy_again_at = kernel.clock.monotonic() + TIDY_EVERY_S
         self._untidy: list[str] = []  # nodes whose folders are still to be looked at
-        self._compare_again_at: float | None = float("-inf")
+        self._compare_again_at = float("-inf")
         self._suspects: tuple[Drift, ...] = ()  # what the first look at the hub's users found
 
     def __call__(self) -> None:
@@ -59,11 +59,11 @@ class Beat:
     def _compare(self) -> None:
         """Once a start, as soon as the hub answers and has what it missed; what differs is looked at twice."""
         now_s = self._kernel.clock.monotonic()
-        if self._compare_again_at is None or now_s < self._compare_again_at:
+        if now_s < self._compare_again_at:
             return
         is_second = bool(self._suspects)
         self._suspects = provisioning.compare(self._kernel, self._suspects)
-        self._compare_again_at = now_s + SECOND_LOOK_S if self._suspects and not is_second else None
+        self._compare_again_at = now_s + SECOND_LOOK_S if self._suspects and not is_second else float("inf")
 
     def _tidy(self) -> None:
         """One folder a beat: two hundred at once would hold up the next tick."""

@@ -15,7 +15,7 @@ _log = structlog.get_logger(__name__)
 
 def lock_folder(root: Path) -> AbstractContextManager[None]:
     """Two hubs on one folder would undo each other's users. Raises `AlreadyServedError` when entered."""
-    return alone(root / "hub.lock", AlreadyServedError(root=root))
+    return alone(root / "hub.lock", lambda: AlreadyServedError(root=root))
 
 
 async def until_signalled(hub: AbstractAsyncContextManager[object]) -> None:

@@ -4,7 +4,6 @@ python -m node_agent            serve, configured by HSL_NODE_*; SIGTERM or Ctrl
 python -m node_agent egress     check this node's egress ledger offline and say its head
 """
 
-import fcntl
 import logging
 import os
 import secrets
@@ -20,6 +19,7 @@ import structlog
 from pydantic import ValidationError
 from structlog.tracebacks import ExceptionDictTransformer
 
+from hsl_model.locking import alone
 from hsl_model.protocol.clock import Clock, SystemClock
 from hsl_model.protocol.errors import HslError
 from hsl_model.protocol.messages import HubAddress
@@ -179,15 +179,9 @@ def paced_exchange(settings: NodeSettings, clock: Clock) -> ExchangeFactory:
 def only_agent(workdir: Path) -> Iterator[None]:
     """One agent per folder: two would train the same round twice and write one journal. The lock dies with us."""
     workdir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (workdir / "agent.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise AlreadyRunningError(pid=file.read().strip() or "unknown", workdir=workdir) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    lock = workdir / "agent.lock"
+    with alone(lock, lambda: AlreadyRunningError(pid=lock.read_text().strip() or "unknown", workdir=workdir)):
+        lock.write_text(str(os.getpid()))
         yield
 
 

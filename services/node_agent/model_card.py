@@ -9,7 +9,7 @@ model.json          the same for the newest round
 import os
 import shutil
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from hsl_model.durable import fsync, make_folder, publish, write_bytes
@@ -63,25 +63,28 @@ def release_model_cards(settings: NodeSettings, run_id: str, before_round: int, 
             return
         newest = read_model_card(folder / NEWEST)
         kept = {f"{sha256}.safetensors" for sha256 in keep}
-        for path, card in _cards(folder):
+        cards = _cards(folder)
+        for path, card in list(cards.items()):
             if card.round_number < min(before_round, newest.round_number) and not kept & set(card.files[-1:]):
                 path.unlink()
-        _remove_unnamed(folder)
+                del cards[path]
+        _remove_unnamed(folder, cards.values())
 
 
 def finish_model_cards(settings: NodeSettings, run_id: str) -> None:
     """The run is over for this node: nothing stays that a power cut in the middle of a release brought back."""
+    folder = settings.model_folder(run_id)
     with _one_at_a_time:
-        _remove_unnamed(settings.model_folder(run_id))
+        _remove_unnamed(folder, _cards(folder).values())
 
 
-def _cards(folder: Path) -> list[tuple[Path, ModelCard]]:
-    return [(path, read_model_card(path)) for path in sorted(folder.glob("round-*.json"))]
+def _cards(folder: Path) -> dict[Path, ModelCard]:
+    return {path: read_model_card(path) for path in sorted(folder.glob("round-*.json"))}
 
 
-def _remove_unnamed(folder: Path) -> None:
-    """The files that no card names. The cards' own end is on the disk first: a card never outlives its files."""
-    named = {name for _, card in _cards(folder) for name in card.files}
+def _remove_unnamed(folder: Path, cards: Iterable[ModelCard]) -> None:
+    """The files that none of `cards` names. Other cards' end is on the disk first: a card never outlives its files."""
+    named = {name for card in cards for name in card.files}
     unnamed = [path for path in folder.glob("*.safetensors") if path.name not in named]
     if not unnamed:
         return

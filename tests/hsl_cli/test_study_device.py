@@ -62,7 +62,7 @@ def test_a_second_command_in_the_folder_of_a_study_that_is_running_is_refused(
 ) -> None:
     """It could else take the place of a study that is still reading its images."""
     (tmp_path / "study").mkdir()
-    with alone(tmp_path / "study" / "lock", RuntimeError("nobody else is there")):
+    with alone(tmp_path / "study" / "lock", lambda: RuntimeError("somebody else is there")):
         told = hsl("study", "run", "smoke", "--workdir", tmp_path / "study")
     assert told.exit_code == 2
     assert "Another study is running in" in told.stderr

@@ -282,7 +282,7 @@ def test_a_study_of_which_nothing_can_run_is_an_error_with_the_reason(tmp_path: 
 
 
 def test_the_report_says_what_each_node_got(finished: StudyFolder) -> None:
-    said = finished.scenarios_said()
+    said = finished.scenarios()
     assert "npz phantoms.npz: 300 images found, 300 usable." in said
     assert "clinic-a             training 24:12 (24:12)" in said
     assert said in html_report(Results(finished))

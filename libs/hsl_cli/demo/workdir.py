@@ -73,7 +73,7 @@ def claimed(root: Path) -> Iterator[Layout]:
             reason=f"--workdir {root}: cannot write there ({error.strerror}); choose another folder."
         ) from error
     reason = f"--workdir {root}: another demo is running in this folder; wait for it or choose another."
-    with alone(root / "demo.lock", BadInputError(reason=reason)):
+    with alone(root / "demo.lock", lambda: BadInputError(reason=reason)):
         yield Layout(root.resolve())
 
 

@@ -128,7 +128,7 @@ def compare(kernel: Kernel, before: Collection[Drift]) -> tuple[Drift, ...]:
     """Hold the hub's users against the ledger. Who was cut becomes an event at once, another difference where it was
     there `before` as well: the hub has a key a moment earlier than the ledger, so it may be an enrolment under way.
 
-    Returns the differences that are to be looked at once more. Raises `HubUnreachableError`.
+    Returns the differences that were not there before and may be looked at once more. Raises `HubUnreachableError`.
     """
     hub = kernel.hub
     if not isinstance(hub, ComparingHubAdmin):
